@@ -1,0 +1,6 @@
+//go:build seccomp
+
+package runc
+
+// filtering says that libseccomp is linked in.
+const filtering = true
