@@ -1,0 +1,118 @@
+package registry
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// A meter counts what goes over the wire and watches that it goes at all.
+type meter struct {
+	c     *Client
+	rt    http.RoundTripper
+	token bool
+	stall *stall // nil: not watched
+}
+
+func (m *meter) RoundTrip(req *http.Request) (*http.Response, error) {
+	m.c.stats.requests.Add(1)
+	if m.token {
+		m.c.stats.tokens.Add(1)
+	}
+	if req.Header.Get("User-Agent") != m.c.cfg.UserAgent {
+		req = req.Clone(req.Context())
+		req.Header.Set("User-Agent", m.c.cfg.UserAgent)
+	}
+	if req.Body != nil && req.Body != http.NoBody {
+		req = req.WithContext(req.Context())
+		req.Body = &upload{ReadCloser: req.Body, m: m}
+	}
+	return m.rt.RoundTrip(req)
+}
+
+// upload is a request body. Between two reads the bytes are on their way, so
+// that is the time to watch.
+type upload struct {
+	io.ReadCloser
+	m *meter
+}
+
+func (u *upload) Read(p []byte) (int, error) {
+	u.m.stall.stop()
+	n, err := u.ReadCloser.Read(p)
+	u.m.c.stats.out.Add(int64(n))
+	if err != nil {
+		u.m.stall.startFor(patience)
+	} else {
+		u.m.stall.start()
+	}
+	return n, err
+}
+
+// answer is a response body. While a read waits, bytes should come.
+type answer struct {
+	io.ReadCloser
+	m      *meter
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+}
+
+func (a *answer) Read(p []byte) (int, error) {
+	a.m.stall.start()
+	n, err := a.ReadCloser.Read(p)
+	a.m.stall.stop()
+	a.m.c.stats.in.Add(int64(n))
+	if err != nil && err != io.EOF && context.Cause(a.ctx) == errStalled {
+		err = errStalled
+	}
+	return n, err
+}
+
+func (a *answer) Close() error {
+	a.m.stall.stop()
+	err := a.ReadCloser.Close()
+	a.cancel(nil)
+	return err
+}
+
+// A stall cancels an exchange when nothing moved for a while. A nil stall
+// watches nothing.
+type stall struct {
+	after  time.Duration
+	cancel context.CancelCauseFunc
+
+	mu    sync.Mutex
+	timer *time.Timer
+}
+
+func newStall(after time.Duration, cancel context.CancelCauseFunc) *stall {
+	return &stall{after: after, cancel: cancel}
+}
+
+func (s *stall) start() { s.startFor(1) }
+
+func (s *stall) startFor(times int) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.timer == nil {
+		s.timer = time.AfterFunc(s.after*time.Duration(times), func() { s.cancel(errStalled) })
+		return
+	}
+	s.timer.Reset(s.after * time.Duration(times))
+}
+
+func (s *stall) stop() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+}
