@@ -1,0 +1,62 @@
+# make build | demo | test | race | lint | vet | e2e | bench | differential | ci | setup
+# Works as root in a clean clone on a Debian machine with Go, gcc and apt;
+# setup installs the rest.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.ONESHELL:
+.SHELLFLAGS := -euo pipefail -c
+
+export MAYFLY_DEV ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mayfly-dev
+export PATH := $(MAYFLY_DEV)/bin:/usr/local/go/bin:$(PATH):/usr/sbin:/sbin
+# make setup has installed every tool: a test that misses one fails.
+export MAYFLY_REQUIRE_TOOLS := 1
+# The binary that the end-to-end tests run.
+export MAYFLY := $(CURDIR)/bin/mayfly
+export CGO_ENABLED := 1
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+TAGS := seccomp netgo osusergo static_build
+UNIT = $(shell go list ./... | grep -v '/mayfly/e2e$$')
+
+.PHONY: build setup demo test unit race lint vet e2e bench differential ci clean
+
+build: setup
+	go build -trimpath -tags "$(TAGS)" -ldflags '-s -w -X main.version=$(VERSION) -extldflags "-static"' -o bin/mayfly ./cmd/mayfly
+
+setup:
+	@hack/setup.sh
+
+demo: build
+	@hack/demo.sh
+
+test: unit e2e
+
+unit: setup
+	go test -tags seccomp $(UNIT)
+
+# -count=1: the test cache does not see that the binary under test is new.
+e2e: build
+	go test -tags seccomp -count=1 -timeout 30m ./e2e
+
+race: setup
+	go test -race -tags seccomp $(filter-out %/bench %/e2e/services,$(UNIT))
+
+vet: setup
+	go vet -tags seccomp ./...
+	test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+
+lint: setup
+	golangci-lint run --build-tags seccomp ./...
+
+bench: build
+	go run -tags seccomp ./bench
+
+# Writes docs/differential.md, the table of TestDifferential.
+differential: build
+	@mkdir -p docs
+	DIFFERENTIAL_TABLE=$(CURDIR)/docs/differential.md go test -tags seccomp -count=1 -timeout 30m -run '^TestDifferential$$' ./e2e
+
+ci: vet lint unit race e2e
+
+clean:
+	rm -rf bin

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# hack/setup.sh: installs what tests, demo and benchmarks need on a Debian
+# machine with Go, gcc and apt. Run it as often as you like: what is there
+# stays. Programs go to $MAYFLY_DEV/bin (default ~/.cache/mayfly-dev/bin).
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+dev=${MAYFLY_DEV:-${XDG_CACHE_HOME:-$HOME/.cache}/mayfly-dev}
+bin=$dev/bin
+mkdir -p "$bin"
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+packages=(
+  libseccomp-dev pkg-config                   # mayfly's static build
+  busybox-static mmdebstrap                   # base images, since none is pulled
+  docker-registry git openssh-client          # the services of e2e/services
+  runc crun                                   # buildkitd's runtime; an external one for mayfly
+  skopeo umoci podman                         # consumers of what mayfly pushes
+  ca-certificates curl jq xz-utils
+)
+missing=()
+for p in "${packages[@]}"; do
+  [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+  say "apt-get install ${missing[*]}"
+  sudo=; [ "$(id -u)" = 0 ] || sudo=sudo
+  export DEBIAN_FRONTEND=noninteractive
+  install() { $sudo apt-get install -y --no-install-recommends "${missing[@]}" </dev/null >"$dev/apt.log" 2>&1; }
+  # The package lists of a fresh machine are empty or old.
+  $sudo apt-get update </dev/null >"$dev/apt.log" 2>&1 || say "apt-get update: $(tail -1 "$dev/apt.log")"
+  install || { tail -20 "$dev/apt.log" >&2; exit 1; }
+fi
+
+# build MODULE_DIR PACKAGE [LDFLAGS]: a program whose version the go.mod of
+# MODULE_DIR pins; built again when that file changes.
+build() {
+  local name=${2##*/} stamp
+  stamp="$(sha256sum <"$1/go.mod" | cut -c1-16) $(go env GOVERSION)"
+  [ -x "$bin/$name" ] && [ "$(cat "$bin/.$name.stamp" 2>/dev/null)" = "$stamp" ] && return
+  say "go build $2"
+  (cd "$1" && CGO_ENABLED=0 go build -mod=readonly -buildvcs=false -trimpath -ldflags "-s -w ${3:-}" -o "$bin/$name.tmp$$" "$2")
+  mv "$bin/$name.tmp$$" "$bin/$name"
+  echo "$stamp" >"$bin/.$name.stamp"
+}
+bk=github.com/moby/buildkit
+version=$(cd "$here/buildkit" && go list -mod=readonly -m -f '{{.Version}}' $bk)
+for c in buildkitd buildctl; do
+  build "$here/buildkit" $bk/cmd/$c "-X $bk/version.Version=$version -X $bk/version.Package=$bk"
+done
+build "$here/tools" github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+say "ready in $bin"
