@@ -10,6 +10,7 @@
 package fsdiff
 
 import (
+	"errors"
 	"io"
 	"io/fs"
 	"time"
@@ -40,12 +41,25 @@ type Entry struct {
 	Opaque bool
 
 	// Inode, when not 0, is equal for the entries of one Diff that are hard
-	// links of one another.
+	// links of one another. The Diffs made here choose it so that two of them
+	// in one View do not share a number by chance.
 	Inode uint64
 
 	// Content has the bytes of a regular file; nil means no bytes.
 	Content Content
 }
+
+// ErrChanged says that a host file is no longer the one the walk saw.
+var ErrChanged = errors.New("file changed while the build was reading it")
+
+// IsRegular says whether e is a regular file. A whiteout is not.
+func (e *Entry) IsRegular() bool { return !e.Whiteout && e.Mode.IsRegular() }
+
+// IsDir says whether e is a directory. A whiteout is not.
+func (e *Entry) IsDir() bool { return !e.Whiteout && e.Mode.IsDir() }
+
+// IsSymlink says whether e is a symbolic link. A whiteout is not.
+func (e *Entry) IsSymlink() bool { return !e.Whiteout && e.Mode&fs.ModeSymlink != 0 }
 
 // Content is the bytes of a regular file.
 type Content interface {
