@@ -15,10 +15,10 @@ import (
 // of a path may be a symbolic link. The descriptor is closed by os.File's
 // cleanup when the last Diff or Content that uses it is gone.
 type rootDir struct {
-	path       string
-	f          *os.File
-	noOpenat2  atomic.Bool // the kernel or a seccomp profile refuses it
-	procFDBase bool        // /proc/self/fd can name open directories
+	path      string
+	f         *os.File
+	noOpenat2 atomic.Bool // the kernel or a seccomp profile refuses it
+	attrs     attrReader
 }
 
 func openRoot(path string) (*rootDir, error) {
@@ -26,12 +26,8 @@ func openRoot(path string) (*rootDir, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &rootDir{path: path, f: f, procFDBase: hasProcFD()}, nil
-}
-
-func hasProcFD() bool {
-	_, err := os.Lstat("/proc/self/fd")
-	return err == nil
+	_, noProc := os.Lstat("/proc/self/fd")
+	return &rootDir{path: path, f: f, attrs: attrReader{root: path, noProc: noProc != nil}}, nil
 }
 
 // open returns a descriptor of path, "" being the root itself. The caller

@@ -112,7 +112,7 @@ func readLayerEntry(root *rootDir, dir int, parent, name string) (*Entry, error)
 			return nil, fmt.Errorf("%s: %w", e.Path, err)
 		}
 	}
-	if e.Xattrs, e.Opaque, err = xattrs(root.dirPath(dir, parent) + "/" + name); err != nil {
+	if e.Xattrs, e.Opaque, err = root.attrs.read(dir, e.Path, name); err != nil {
 		return nil, fmt.Errorf("%s: %w", e.Path, err)
 	}
 	e.Opaque = e.Opaque && e.Mode.IsDir()
@@ -167,7 +167,7 @@ func (d *dir) readDir(p string) ([]*Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), root.dirPath(fd, p))
+	f := os.NewFile(uintptr(fd), path.Join(root.path, p))
 	defer f.Close()
 	names, err := f.Readdirnames(-1)
 	if err != nil {

@@ -221,7 +221,6 @@ func (s *scan) stat(d *hostDir, fd int, names []os.DirEntry, nodes []hostNode, f
 	if parent != "" {
 		parent += "/"
 	}
-	attrPath := s.root.dirPath(fd, d.node.Path) + "/"
 	for i, de := range names {
 		n := &nodes[i]
 		n.Path = parent + de.Name()
@@ -234,7 +233,7 @@ func (s *scan) stat(d *hostDir, fd int, names []os.DirEntry, nodes []hostNode, f
 			n.gone = true
 			continue
 		}
-		if err := s.read(n, fd, de.Name(), attrPath); absent(err) {
+		if err := s.read(n, fd, de.Name()); absent(err) {
 			n.gone = true
 			continue
 		} else if err != nil {
@@ -247,7 +246,7 @@ func (s *scan) stat(d *hostDir, fd int, names []os.DirEntry, nodes []hostNode, f
 	return nil
 }
 
-func (s *scan) read(n *hostNode, fd int, name, attrPath string) error {
+func (s *scan) read(n *hostNode, fd int, name string) error {
 	st, err := fstatat(fd, name)
 	if err != nil {
 		return err
@@ -267,7 +266,7 @@ func (s *scan) read(n *hostNode, fd int, name, attrPath string) error {
 		n.file = File{root: s.root, path: n.Path, id: fileID(&st)}
 		n.Content = &n.file
 	}
-	attrs, _, err := xattrs(attrPath + name)
+	attrs, _, err := s.root.attrs.read(fd, n.Path, name)
 	for k := range attrs {
 		if strings.HasPrefix(k, "com.apple.") {
 			delete(attrs, k)
