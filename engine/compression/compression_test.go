@@ -1,0 +1,371 @@
+package compression
+
+import (
+	"bytes"
+	stdgzip "compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/klauspost/compress/zstd"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// text makes n bytes that compress about as well as sources do.
+func text(n int) []byte {
+	r := rand.New(rand.NewPCG(1, 2))
+	words := make([][]byte, 4000)
+	for i := range words {
+		w := make([]byte, 2+r.IntN(9))
+		for j := range w {
+			w[j] = byte('a' + r.IntN(26))
+		}
+		words[i] = append(w, ' ')
+	}
+	out := make([]byte, 0, n+16)
+	for len(out) < n {
+		out = append(out, words[min(r.IntN(len(words)), r.IntN(len(words)))]...)
+	}
+	return out[:n]
+}
+
+func compress(t testing.TB, data []byte, c Config, chunk int) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w, err := NewWriter(&out, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for len(data) > 0 {
+		n := min(chunk, len(data))
+		if _, err := w.Write(data[:n]); err != nil {
+			t.Fatal(err)
+		}
+		data = data[n:]
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func level(n int) *int { return &n }
+
+func configs() []Config {
+	return []Config{
+		{}, {Level: level(0)}, {Level: level(1)}, {Level: level(6)}, {Level: level(9)}, {Level: level(-1)},
+		{Type: Zstd}, {Type: Zstd, Level: level(1)}, {Type: Zstd, Level: level(9)},
+		{Type: Uncompressed},
+	}
+}
+
+func (c Config) name() string {
+	if c.Level == nil {
+		return c.Type.String()
+	}
+	return fmt.Sprintf("%s-%d", c.Type, *c.Level)
+}
+
+func TestRoundTrip(t *testing.T) {
+	big := text(9<<20 + 7)
+	for _, c := range configs() {
+		t.Run(c.name(), func(t *testing.T) {
+			for _, n := range []int{0, 1, 3, 4, 1000, aheadBlock, 1 << 20, len(big)} {
+				z := compress(t, big[:n], c, 100_000)
+				if n > 1000 && c.Type != Uncompressed && (c.Level == nil || *c.Level != 0) && len(z) > n*3/4 {
+					t.Errorf("%d bytes compress to %d", n, len(z))
+				}
+				for how, src := range map[string]io.Reader{"whole": bytes.NewReader(z), "half": iotest.HalfReader(bytes.NewReader(z))} {
+					r, err := NewReader(src)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if how == "half" {
+						r = struct{ io.ReadCloser }{r} // no WriteTo
+					}
+					var got bytes.Buffer
+					if _, err := io.Copy(&got, r); err != nil {
+						t.Fatalf("%d bytes, %s: %v", n, how, err)
+					}
+					if !bytes.Equal(got.Bytes(), big[:n]) {
+						t.Fatalf("%d bytes, %s: other bytes come back", n, how)
+					}
+					if err := r.Close(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestDeterministic holds that the output is a function of the bytes and the
+// Config: not of the sizes of writes, the number of cores or reused buffers.
+func TestDeterministic(t *testing.T) {
+	big := text(18<<20 + 7)
+	for _, c := range configs() {
+		t.Run(c.name(), func(t *testing.T) {
+			want := compress(t, big, c, len(big))
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+			for i, chunk := range []int{1 << 20, 512, 70_000, 8<<20 + 1} {
+				runtime.GOMAXPROCS(1 + i*2)
+				if got := compress(t, big, c, chunk); !bytes.Equal(got, want) {
+					t.Errorf("writes of %d bytes on %d cores give other bytes", chunk, 1+i*2)
+				}
+			}
+		})
+	}
+}
+
+// TestOthersRead has the standard tools read what we write.
+func TestOthersRead(t *testing.T) {
+	big := text(9 << 20)
+	t.Run("compress/gzip", func(t *testing.T) {
+		r, err := stdgzip.NewReader(bytes.NewReader(compress(t, big, Config{}, 1<<20)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, big) {
+			t.Fatalf("read %d bytes, %v", len(got), err)
+		}
+	})
+	for tool, c := range map[string]Config{"gzip": {}, "zstd": {Type: Zstd}} {
+		t.Run(tool, func(t *testing.T) {
+			if _, err := exec.LookPath(tool); err != nil {
+				t.Skip(err)
+			}
+			cmd := exec.Command(tool, "-dc")
+			cmd.Stdin = bytes.NewReader(compress(t, big, c, 1<<20))
+			cmd.Stderr = os.Stderr
+			if got, err := cmd.Output(); err != nil || !bytes.Equal(got, big) {
+				t.Fatalf("read %d bytes, %v", len(got), err)
+			}
+		})
+	}
+}
+
+func TestReaderOfManyMembers(t *testing.T) {
+	for _, c := range []Config{{}, {Type: Zstd}} {
+		t.Run(c.name(), func(t *testing.T) {
+			z := append(compress(t, []byte("one "), c, 9), compress(t, []byte("two"), c, 9)...)
+			if c.Type == Zstd { // skippable frames, one of them first
+				skip := []byte{0x52, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 'a', 'b', 'c'}
+				z = append(append(skip, z...), skip...)
+			}
+			r, err := NewReader(bytes.NewReader(z))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			if got, err := io.ReadAll(r); err != nil || string(got) != "one two" {
+				t.Fatalf("read %q, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestReaderOfBrokenStreams(t *testing.T) {
+	big := text(1 << 20)
+	broken := errors.New("connection reset")
+	for _, c := range []Config{{}, {Type: Zstd}} {
+		z := compress(t, big, c, len(big))
+		for _, tc := range []struct {
+			name string
+			r    io.Reader
+			want error
+		}{
+			{"cut off", bytes.NewReader(z[:len(z)/2]), io.ErrUnexpectedEOF},
+			{"last byte missing", bytes.NewReader(z[:len(z)-1]), io.ErrUnexpectedEOF},
+			{"only magic", bytes.NewReader(z[:4]), io.ErrUnexpectedEOF},
+			{"source fails", io.MultiReader(bytes.NewReader(z[:len(z)/2]), iotest.ErrReader(broken)), broken},
+			{"bytes changed", bytes.NewReader(append(append(bytes.Clone(z[:len(z)/2]), 1, 2, 3, 4, 5, 6, 7), z[len(z)/2:]...)), nil},
+		} {
+			t.Run(c.name()+"/"+tc.name, func(t *testing.T) {
+				r, err := NewReader(tc.r)
+				if err == nil {
+					defer r.Close()
+					_, err = io.Copy(io.Discard, r)
+				}
+				if err == nil || tc.want != nil && !errors.Is(err, tc.want) {
+					t.Fatalf("error is %v, want %v", err, tc.want)
+				}
+				if !strings.Contains(err.Error(), c.Type.String()) {
+					t.Errorf("error %q does not say that it is about %s", err, c.Type)
+				}
+			})
+		}
+	}
+	if _, err := NewReader(iotest.ErrReader(broken)); !errors.Is(err, broken) {
+		t.Errorf("error is %v, want %v", err, broken)
+	}
+}
+
+func TestReaderClosedEarly(t *testing.T) {
+	for _, c := range []Config{{}, {Type: Zstd}} {
+		z := compress(t, text(30<<20), c, 1<<20)
+		r, err := NewReader(bytes.NewReader(z))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Read(make([]byte, 100)); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := r.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := r.Read(make([]byte, 100)); err == nil {
+			t.Error("read after close succeeded")
+		}
+	}
+}
+
+func TestWriterFails(t *testing.T) {
+	broken := errors.New("disk full")
+	for _, c := range []Config{{}, {Type: Zstd}, {Type: Uncompressed}} {
+		t.Run(c.name(), func(t *testing.T) {
+			big := text(1 << 20)
+			w, err := NewWriter(failAfter{new(int), broken}, c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 40 {
+				if _, err = w.Write(big); err != nil {
+					break
+				}
+			}
+			if closeErr := w.Close(); err == nil {
+				err = closeErr
+			}
+			if !errors.Is(err, broken) {
+				t.Fatalf("error is %v, want %v", err, broken)
+			}
+		})
+	}
+}
+
+type failAfter struct {
+	n   *int
+	err error
+}
+
+func (f failAfter) Write(p []byte) (int, error) {
+	if *f.n += len(p); *f.n > 100_000 {
+		return 0, f.err
+	}
+	return len(p), nil
+}
+
+func TestLevels(t *testing.T) {
+	for _, l := range []int{-3, 10} {
+		if _, err := NewWriter(io.Discard, Config{Level: &l}); err == nil {
+			t.Errorf("gzip level %d is accepted", l)
+		}
+	}
+	if _, err := NewWriter(io.Discard, Config{Type: 9}); err == nil {
+		t.Error("type 9 is accepted")
+	}
+	data := text(4 << 20)
+	if a, b := len(compress(t, data, Config{Type: Zstd, Level: level(1)}, 1<<20)), len(compress(t, data, Config{Type: Zstd, Level: level(19)}, 1<<20)); a <= b {
+		t.Errorf("zstd level 1 makes %d bytes, level 19 %d", a, b)
+	}
+}
+
+func TestNames(t *testing.T) {
+	for _, typ := range []Type{Gzip, Zstd, Uncompressed} {
+		if got, err := Parse(typ.String()); err != nil || got != typ {
+			t.Errorf("parse %q: %v, %v", typ, got, err)
+		}
+		for _, mt := range []string{typ.MediaType(), typ.DockerMediaType()} {
+			if got, err := FromMediaType(mt); err != nil || got != typ {
+				t.Errorf("%q: %v, %v", mt, got, err)
+			}
+			if got, err := OCIMediaType(mt); err != nil || got != typ.MediaType() {
+				t.Errorf("%q in OCI: %q, %v", mt, got, err)
+			}
+			if got, err := ToDockerMediaType(mt); err != nil || got != typ.DockerMediaType() {
+				t.Errorf("%q in Docker: %q, %v", mt, got, err)
+			}
+		}
+	}
+	if _, err := Parse("estargz"); err == nil || !strings.Contains(err.Error(), "estargz") {
+		t.Errorf("parse estargz: %v", err)
+	}
+	for _, mt := range []string{"", ocispec.MediaTypeImageConfig} {
+		if _, err := FromMediaType(mt); err == nil {
+			t.Errorf("%q is accepted as a layer", mt)
+		}
+	}
+	//nolint:staticcheck // old images have them
+	for mt, want := range map[string]string{
+		ocispec.MediaTypeImageLayerNonDistributableGzip: dockerLayerForeignGzip,
+		ocispec.MediaTypeImageLayerNonDistributable:     dockerLayerForeign,
+		ocispec.MediaTypeImageLayerNonDistributableZstd: "",
+	} {
+		if got, err := ToDockerMediaType(mt); got != want || (err == nil) != (want != "") {
+			t.Errorf("%q in Docker: %q, %v", mt, got, err)
+		}
+	}
+}
+
+// TestHugeWindow holds that a stream cannot make us allocate without bound.
+func TestHugeWindow(t *testing.T) {
+	var out bytes.Buffer
+	w, err := zstd.NewWriter(&out, zstd.WithWindowSize(512<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.CopyN(w, rand.NewChaCha8([32]byte{}), 3<<20)
+	w.Close()
+	r, err := NewReader(&out)
+	if err == nil {
+		defer r.Close()
+		_, err = io.Copy(io.Discard, r)
+	}
+	if !errors.Is(err, zstd.ErrWindowSizeExceeded) {
+		t.Fatalf("error is %v, want %v", err, zstd.ErrWindowSizeExceeded)
+	}
+}
+
+func BenchmarkWriter(b *testing.B) {
+	data := text(64 << 20)
+	for _, c := range []Config{{}, {Type: Zstd}} {
+		b.Run(c.name(), func(b *testing.B) {
+			b.SetBytes(int64(len(data)))
+			for b.Loop() {
+				w, err := NewWriter(io.Discard, c)
+				if err != nil {
+					b.Fatal(err)
+				}
+				io.Copy(w, bytes.NewReader(data))
+				w.Close()
+			}
+		})
+	}
+}
+
+func BenchmarkReader(b *testing.B) {
+	data := text(64 << 20)
+	for _, c := range []Config{{}, {Type: Zstd}} {
+		z := compress(b, data, c, 1<<20)
+		b.Run(c.name(), func(b *testing.B) {
+			b.SetBytes(int64(len(data)))
+			for b.Loop() {
+				r, err := NewReader(bytes.NewReader(z))
+				if err != nil {
+					b.Fatal(err)
+				}
+				io.Copy(io.Discard, r)
+				r.Close()
+			}
+		})
+	}
+}
