@@ -56,26 +56,24 @@ func compress(t testing.TB, data []byte, c Config, chunk int) []byte {
 	return out.Bytes()
 }
 
-func level(n int) *int { return &n }
-
 func configs() []Config {
 	return []Config{
-		{}, {Level: level(0)}, {Level: level(1)}, {Level: level(6)}, {Level: level(9)}, {Level: level(-1)},
-		{Type: Zstd}, {Type: Zstd, Level: level(1)}, {Type: Zstd, Level: level(9)},
+		{}, {Level: At(0)}, {Level: At(1)}, {Level: At(6)}, {Level: At(9)}, {Level: At(-1)},
+		{Type: Zstd}, {Type: Zstd, Level: At(1)}, {Type: Zstd, Level: At(9)},
 		{Type: Uncompressed},
 	}
 }
 
 func (c Config) name() string {
-	if c.Level == nil {
+	if !c.Level.set {
 		return c.Type.String()
 	}
-	return fmt.Sprintf("%s-%d", c.Type, *c.Level)
+	return fmt.Sprintf("%s-%d", c.Type, c.Level.n)
 }
 
 // blocks returns data of a few blocks or frames of c.
 func blocks(c Config) []byte {
-	if c.Type == Zstd && c.Level == nil {
+	if c.Type == Zstd && !c.Level.set {
 		return text(2*zstdFrame + 7)
 	}
 	return text(2*gzipBlock + 7)
@@ -87,7 +85,7 @@ func TestRoundTrip(t *testing.T) {
 			big := blocks(c)
 			for _, n := range []int{0, 1, 3, 4, 1000, aheadBlock, 1 << 20, len(big)} {
 				z := compress(t, big[:n], c, 100_000)
-				if n > 1000 && c.Type != Uncompressed && (c.Level == nil || *c.Level != 0) && len(z) > n*3/4 {
+				if n > 1000 && c.Type != Uncompressed && c.Level != At(0) && len(z) > n*3/4 {
 					t.Errorf("%d bytes compress to %d", n, len(z))
 				}
 				for how, src := range map[string]io.Reader{"whole": bytes.NewReader(z), "half": iotest.HalfReader(bytes.NewReader(z))} {
@@ -274,7 +272,7 @@ func (f failAfter) Write(p []byte) (int, error) {
 
 func TestLevels(t *testing.T) {
 	for _, l := range []int{-3, 10} {
-		if _, err := NewWriter(io.Discard, Config{Level: &l}); err == nil {
+		if _, err := NewWriter(io.Discard, Config{Level: At(l)}); err == nil {
 			t.Errorf("gzip level %d is accepted", l)
 		}
 	}
@@ -282,7 +280,7 @@ func TestLevels(t *testing.T) {
 		t.Error("type 9 is accepted")
 	}
 	data := text(1 << 20)
-	if a, b := len(compress(t, data, Config{Type: Zstd, Level: level(1)}, 1<<20)), len(compress(t, data, Config{Type: Zstd, Level: level(19)}, 1<<20)); a <= b {
+	if a, b := len(compress(t, data, Config{Type: Zstd, Level: At(1)}, 1<<20)), len(compress(t, data, Config{Type: Zstd, Level: At(19)}, 1<<20)); a <= b {
 		t.Errorf("zstd level 1 makes %d bytes, level 19 %d", a, b)
 	}
 }

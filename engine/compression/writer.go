@@ -28,15 +28,22 @@ const (
 	zstdFrame = 8 << 20
 )
 
-// Config says how to compress.
+// Config says how to compress. Configs can be compared with == and be the
+// keys of a map.
 type Config struct {
-	Type Type // the zero Type is Gzip
-
-	// Level is gzip's (0 to 9, and -1, -2 as in compress/gzip) or that of the
-	// zstd command (1 to 22). nil means gzip 4, or zstd 3. It is not used with
-	// Uncompressed.
-	Level *int
+	Type  Type  // the zero Type is Gzip
+	Level Level // the zero Level means gzip 4, zstd 3; not used with Uncompressed
 }
+
+// A Level trades time for size.
+type Level struct {
+	n   int
+	set bool
+}
+
+// At returns the level n of gzip (0 to 9, and -1, -2 as in compress/gzip) or
+// of the zstd command (1 to 22).
+func At(n int) Level { return Level{n, true} }
 
 // NewWriter returns a writer that compresses onto w. Close ends the stream and
 // returns the first error of w; it is needed in every case, since it also ends
@@ -47,8 +54,8 @@ func NewWriter(w io.Writer, c Config) (io.WriteCloser, error) {
 		return plainWriter{w}, nil
 	case Gzip:
 		level := gzipLevel
-		if c.Level != nil {
-			level = *c.Level
+		if c.Level.set {
+			level = c.Level.n
 		}
 		// Lower levels than gzip knows mean other things to pgzip.
 		if level < pgzip.HuffmanOnly || level > pgzip.BestCompression {
@@ -64,8 +71,8 @@ func NewWriter(w io.Writer, c Config) (io.WriteCloser, error) {
 		return zw, nil
 	case Zstd:
 		level := zstd.SpeedDefault
-		if c.Level != nil {
-			level = zstd.EncoderLevelFromZstd(*c.Level)
+		if c.Level.set {
+			level = zstd.EncoderLevelFromZstd(c.Level.n)
 		}
 		return newZstdWriter(w, level)
 	}

@@ -73,13 +73,14 @@ func (v *verifier) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// check compares what was read with what was wanted; size 0 is not known.
+// check compares what was read with what was wanted; size 0 or less is not
+// known.
 func check(want digest.Digest, size int64, h hash.Hash, n int64) error {
 	got := digest.NewDigest(want.Algorithm(), h)
 	if got != want {
 		return fmt.Errorf("blob %s: %d bytes with digest %s: %w", want, n, got, ErrCorrupt)
 	}
-	if size != 0 && size != n {
+	if size > 0 && size != n {
 		return fmt.Errorf("blob %s: %d bytes, descriptor says %d: %w", want, n, size, ErrCorrupt)
 	}
 	return nil

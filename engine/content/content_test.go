@@ -47,7 +47,7 @@ func wantEmptyTmp(t *testing.T, s *Store) {
 func TestWriterCommit(t *testing.T) {
 	s := newStore(t)
 	data := []byte("some bytes of a layer")
-	for range 2 { // the second finds the blob there
+	for _, size := range []int64{0, -1} { // the second finds the blob there
 		w, err := s.Writer()
 		if err != nil {
 			t.Fatal(err)
@@ -58,7 +58,7 @@ func TestWriterCommit(t *testing.T) {
 		if _, err := w.Write(data[4:]); err != nil {
 			t.Fatal(err)
 		}
-		got, err := w.Commit("", 0)
+		got, err := w.Commit("", size)
 		if err != nil {
 			t.Fatal(err)
 		}

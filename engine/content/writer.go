@@ -65,9 +65,9 @@ func (w *Writer) Size() int64 { return w.size }
 func (w *Writer) Digest() digest.Digest { return digest.NewDigest(w.algorithm, w.hash) }
 
 // Commit puts the blob into the store and returns its digest and size, the
-// only fields set. When expected is not "" or size is not 0 and the bytes
-// written are others, the error is ErrCorrupt, names both, and the store is as
-// before. A blob that is there already is success.
+// only fields set. When the bytes written are others than expected ("" for any)
+// and size (0 or less for any) say, the error is ErrCorrupt, names both, and
+// the store is as before. A blob that is there already is success.
 func (w *Writer) Commit(expected digest.Digest, size int64) (ocispec.Descriptor, error) {
 	if w.file == nil {
 		return ocispec.Descriptor{}, fmt.Errorf("commit blob: %w", fs.ErrClosed)
