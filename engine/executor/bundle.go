@@ -9,7 +9,6 @@ import (
 	"slices"
 
 	"github.com/moby/buildkit/solver/pb"
-	"github.com/moby/profiles/seccomp"
 	"github.com/moby/sys/userns"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -23,24 +22,21 @@ type Bundle struct {
 	stubs *stubs
 }
 
-// Prepare makes the directory dir, which must not exist and whose parent must,
-// and in it the files that p's spec names; it makes p's working directory in
-// p.Root. The caller calls Close when the process has ended. With filter, a
-// sandboxed process gets the default seccomp profile.
+// Prepare makes the files that p's spec names in dir, which exists and is
+// empty, and p's working directory in p.Root. The caller calls Close when the
+// process has ended. With filter, a sandboxed process gets the default seccomp
+// profile; without, that is the caller's business.
 func Prepare(p Process, dir string, filter bool) (_ *Bundle, retErr error) {
-	if err := check(p); err != nil {
-		return nil, err
-	}
-	if err := os.Mkdir(dir, 0o711); err != nil {
-		return nil, err
-	}
 	b := &Bundle{dir: dir}
 	defer func() {
 		if retErr != nil {
-			retErr = errors.Join(retErr, b.Close())
+			_ = b.Close()
 		}
 	}()
 
+	if err := check(p); err != nil {
+		return nil, err
+	}
 	dests := []string{"/etc/resolv.conf", "/etc/hosts"}
 	for _, m := range p.Mounts {
 		dests = append(dests, m.Dest)
@@ -57,9 +53,8 @@ func Prepare(p Process, dir string, filter bool) (_ *Bundle, retErr error) {
 	}
 	b.Spec = spec(p, user, h)
 	if filter && p.Security == pb.SecurityMode_SANDBOX {
-		// The profile depends on the capabilities of the spec.
-		if b.Spec.Linux.Seccomp, err = seccomp.GetDefaultProfile(b.Spec); err != nil {
-			return nil, fmt.Errorf("read the default seccomp profile: %w", err)
+		if b.Spec.Linux.Seccomp, err = DefaultFilter(); err != nil {
+			return nil, err
 		}
 	}
 	if err := makeCwd(p.Root, b.Spec.Process.Cwd, user.UID, user.GID); err != nil {
@@ -68,7 +63,7 @@ func Prepare(p Process, dir string, filter bool) (_ *Bundle, retErr error) {
 	return b, nil
 }
 
-// Close removes the Bundle's files, and the mount points the run has made in
+// Close removes the Bundle's directory, and the mount points the run has made in
 // the root and left empty.
 func (b *Bundle) Close() error {
 	if b.stubs != nil {

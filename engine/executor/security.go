@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/moby/profiles/seccomp"
 	"github.com/moby/sys/capability"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -18,6 +19,18 @@ func sandboxCaps() []string {
 		"CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE",
 		"CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
 	}
+}
+
+// DefaultFilter is the seccomp profile of a sandboxed process: Docker's and
+// BuildKit's default, for our capabilities, this kernel and this architecture.
+func DefaultFilter() (*specs.LinuxSeccomp, error) {
+	profile, err := seccomp.GetDefaultProfile(&specs.Spec{
+		Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: sandboxCaps()}},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the default seccomp profile: %w", err)
+	}
+	return profile, nil
 }
 
 // hostCaps is what this process itself may use.

@@ -99,7 +99,7 @@ func namespaces(p Process, h hostFacts) []specs.LinuxNamespace {
 // cgroupsPath names the process's cgroup, from the root of the hierarchies. A
 // parent in systemd's "a.slice:" form is read as its path.
 func cgroupsPath(p Process) string {
-	return path.Join("/", strings.TrimSuffix(p.CgroupParent, ":"), "mayfly", p.ID)
+	return path.Join("/", strings.TrimSuffix(p.CgroupParent, ":"), "mayfly-"+p.ID)
 }
 
 func rlimits(ulimits []*pb.Ulimit) []specs.POSIXRlimit {

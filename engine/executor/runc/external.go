@@ -30,13 +30,14 @@ func (e *Executor) runExternal(ctx context.Context, p executor.Process, b *execu
 		return err
 	}
 	state, log := filepath.Join(dir, "state"), filepath.Join(dir, "runtime.log")
-	cmd := exec.Command(e.runtime, "--root", state, "--log", log, "--log-format", "json", "run", "--bundle", dir, p.ID)
+	cmd := e.command(state, "--log", log, "--log-format", "json", "run", "--bundle", dir, p.ID)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = streams.stdin, streams.stdout, streams.stderr
 	// The runtime passes a terminal's signals on to the container; those of
 	// our own terminal are not meant for it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
-		return errors.Join(fmt.Errorf("start %s: %w", e.runtime, err), streams.abort())
+		streams.abort()
+		return fmt.Errorf("start %s: %w", e.runtime, err)
 	}
 	streams.started()
 	waited := make(chan struct{})
@@ -55,12 +56,15 @@ func (e *Executor) runExternal(ctx context.Context, p executor.Process, b *execu
 	ioErr := streams.wait()
 	// Most runtimes have deleted it; one that was killed has not.
 	if _, err := os.Stat(filepath.Join(state, p.ID)); err == nil {
-		_ = exec.Command(e.runtime, "--root", state, "delete", "--force", p.ID).Run()
+		_ = e.command(state, "delete", "--force", p.ID).Run()
 	}
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	err = exitError(cmd.ProcessState, waitErr)
+	if cmd.ProcessState == nil {
+		return fmt.Errorf("wait for %s: %w", e.runtime, waitErr)
+	}
+	err = exitError(cmd.ProcessState, false)
 	if exit := new(executor.ExitError); errors.As(err, &exit) {
 		if msg := runtimeError(log); msg != "" {
 			return fmt.Errorf("start container: %s", msg)
@@ -76,19 +80,24 @@ func (e *Executor) runExternal(ctx context.Context, p executor.Process, b *execu
 	return ioErr
 }
 
+// command is the runtime with its global options.
+func (e *Executor) command(state string, args ...string) *exec.Cmd {
+	return exec.Command(e.runtime, append(append(e.args[:len(e.args):len(e.args)], "--root", state), args...)...)
+}
+
 // stop kills the container, and when it cannot be killed through the runtime
 // (it may just be starting) the runtime itself.
 func (e *Executor) stop(state, id string, cmd *exec.Cmd, ended <-chan struct{}) {
 	const grace = time.Second
 	deadline := time.After(grace)
 	for {
-		_ = exec.Command(e.runtime, "--root", state, "kill", id, "KILL").Run()
+		_ = e.command(state, "kill", id, "KILL").Run()
 		select {
 		case <-ended:
 			return
 		case <-deadline:
 			_ = cmd.Process.Kill()
-			_ = exec.Command(e.runtime, "--root", state, "delete", "--force", id).Run()
+			_ = e.command(state, "delete", "--force", id).Run()
 			return
 		case <-time.After(50 * time.Millisecond):
 		}

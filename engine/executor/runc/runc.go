@@ -5,7 +5,7 @@
 //	                               └──bundle──▶ crun, runc (Config.Runtime)
 //
 // In: a process and its mounted root. Out: its output, its exit status, and a
-// host that looks as before.
+// host that looks as before. A container does not outlive the binary.
 package runc
 
 import (
@@ -15,19 +15,23 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 
 	"github.com/mayfly-build/mayfly/engine/executor"
 )
 
 // Config says where and with what an Executor runs processes.
 type Config struct {
-	// StateDir holds the state of running containers. It is made when
-	// missing and may be shared by several processes; required.
+	// StateDir holds what running containers need. It is made when missing
+	// and may be shared by several processes; required.
 	StateDir string
 
 	// Runtime is the name or path of an OCI runtime such as crun; "" means
 	// libcontainer in this binary, which then has to call Init.
 	Runtime string
+
+	// RuntimeArgs are global options of Runtime.
+	RuntimeArgs []string
 }
 
 // An Executor runs processes in containers. It is safe for use by several
@@ -35,6 +39,13 @@ type Config struct {
 type Executor struct {
 	state   string
 	runtime string // path; "" means libcontainer
+	args    []string
+	home    cgroupHome
+
+	// Made once, on first use: the syscall filter (nil when there is none)
+	// and our binary as containers may see it.
+	filter, exe func() (*os.File, error)
+	warm        sync.WaitGroup
 }
 
 // New returns an Executor, after a look at what it needs: the external runtime
@@ -53,16 +64,36 @@ func New(c Config) (*Executor, error) {
 	if state, err = filepath.EvalSymlinks(state); err != nil {
 		return nil, err
 	}
-	e := &Executor{state: state}
-	switch {
-	case c.Runtime != "":
+	sweepState(state)
+	e := &Executor{state: state, args: c.RuntimeArgs}
+	if c.Runtime != "" {
 		if e.runtime, err = exec.LookPath(c.Runtime); err != nil {
 			return nil, fmt.Errorf("find OCI runtime: %w", err)
 		}
-	case !embedded:
+		return e, nil
+	}
+	if !embedded {
 		return nil, errors.New("this binary was built without cgo and has no container runtime; name an external one")
 	}
+	e.home = findCgroupHome()
+	e.home.sweep()
+	e.filter = sync.OnceValues(filterProgram)
+	e.exe = sync.OnceValues(func() (*os.File, error) { return sealedExe(state) })
+	// Compiling the filter takes longer than starting a container.
+	e.warm.Go(func() { _, _ = e.filter() })
 	return e, nil
+}
+
+// Close releases the descriptors the Executor holds. Nothing runs any more.
+func (e *Executor) Close() error {
+	if e.runtime != "" {
+		return nil
+	}
+	e.warm.Wait()
+	filter, _ := e.filter()
+	exe, _ := e.exe()
+	closeAll([]*os.File{filter, exe})
+	return nil
 }
 
 // Run implements [executor.Executor].
@@ -70,14 +101,36 @@ func (e *Executor) Run(ctx context.Context, p executor.Process) (retErr error) {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	dir := filepath.Join(e.state, p.ID)
-	b, err := executor.Prepare(p, dir, e.runtime != "" || filtering)
+	if err := checkID(p.ID); err != nil {
+		return err
+	}
+	dir, unlock, err := e.lockedDir(p.ID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	b, err := executor.Prepare(p, dir, e.runtime != "")
 	if err != nil {
 		return fmt.Errorf("prepare container: %w", err)
 	}
-	defer func() { retErr = errors.Join(retErr, b.Close()) }()
+	defer func() { retErr = join(retErr, b.Close()) }()
 	if e.runtime != "" {
 		return e.runExternal(ctx, p, b, dir)
 	}
-	return e.runEmbedded(ctx, p, b, dir)
+	return e.runEmbedded(ctx, p, b)
+}
+
+// checkID keeps an ID from being a path.
+func checkID(id string) error {
+	for _, c := range id {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_', c == '+', c == '-', c == '.':
+		default:
+			return fmt.Errorf("container ID %q has characters other than [a-zA-Z0-9_+.-]", id)
+		}
+	}
+	if id == "" || id == "." || id == ".." {
+		return fmt.Errorf("container ID %q cannot name a directory", id)
+	}
+	return nil
 }

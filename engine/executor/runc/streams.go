@@ -1,7 +1,6 @@
 package runc
 
 import (
-	"errors"
 	"io"
 	"os"
 	"sync"
@@ -31,7 +30,7 @@ func openStreams(p executor.Process) (_ *streams, retErr error) {
 	s := &streams{source: p.Stdin}
 	defer func() {
 		if retErr != nil {
-			retErr = errors.Join(retErr, s.abort())
+			s.abort()
 		}
 	}()
 	var err error
@@ -113,7 +112,7 @@ func (s *streams) wait() error {
 }
 
 // abort closes everything; the process was not started.
-func (s *streams) abort() error {
+func (s *streams) abort() {
 	s.closeProcessEnds()
 	if s.in != nil {
 		_ = s.in.Close()
@@ -121,11 +120,8 @@ func (s *streams) abort() error {
 	for _, o := range s.outs {
 		_ = o.r.Close()
 	}
-	return nil
 }
 
 func (s *streams) closeProcessEnds() {
-	_ = s.stdin.Close()
-	_ = s.stdout.Close()
-	_ = s.stderr.Close()
+	closeAll([]*os.File{s.stdin, s.stdout, s.stderr})
 }
