@@ -147,7 +147,7 @@ func transient(err error) (bool, time.Duration) {
 		errors.Is(err, syscall.ECONNABORTED), errors.Is(err, errShort):
 		return true, 0
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return true, 0 // a registry that is just starting
+		return true, 0
 	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		return dns.IsTemporary || dns.IsTimeout, 0

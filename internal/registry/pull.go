@@ -227,7 +227,11 @@ func (b *blobReader) open() error {
 	header := http.Header{"Accept-Encoding": {"identity"}}
 	ok := []int{http.StatusOK}
 	if b.off > 0 {
-		header.Set("Range", fmt.Sprintf("bytes=%d-", b.off))
+		r := fmt.Sprintf("bytes=%d-", b.off)
+		if b.desc.Size > 0 {
+			r += fmt.Sprint(b.desc.Size - 1) // some registries want both ends
+		}
+		header.Set("Range", r)
 		ok = append(ok, http.StatusPartialContent)
 	}
 	resp, err := b.c.once(b.ctx, b.c.host(b.ref.Host), request{

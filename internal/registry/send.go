@@ -49,7 +49,9 @@ func (c *Client) retry(ctx context.Context, try func() error) error {
 			return err
 		}
 		again, least := transient(err)
-		if !again || n == c.cfg.Attempts {
+		// A refused connection is a registry that is just starting, or one that
+		// is not there: one more try tells.
+		if !again || n == c.cfg.Attempts || n == 2 && isRefused(err) {
 			return err
 		}
 		// Half of the pause is chance, so that jobs that met the same fault
@@ -136,6 +138,9 @@ func otherDialect(d dialect, resp *http.Response, err error) bool {
 	}
 	if resp.StatusCode != http.StatusBadRequest {
 		return false
+	}
+	if resp.Request.Method == http.MethodHead {
+		return true // a TLS server's words are lost; a registry has no reason for a 400 here
 	}
 	// Peek, and leave the body as it was for whoever reports it.
 	head, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))

@@ -1,0 +1,440 @@
+package registry_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	ggcr "github.com/google/go-containerregistry/pkg/registry"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/mayfly-build/mayfly/internal/hint"
+	"github.com/mayfly-build/mayfly/internal/registry"
+)
+
+// faulty serves a registry through wrap, which may answer in its stead.
+func faulty(t *testing.T, wrap func(next http.Handler) http.Handler) string {
+	t.Helper()
+	srv := httptest.NewServer(wrap(ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))))
+	t.Cleanup(srv.Close)
+	return strings.TrimPrefix(srv.URL, "http://")
+}
+
+func quick() *registry.Client {
+	return registry.New(registry.Config{Keychain: keychain{}, Backoff: time.Millisecond})
+}
+
+// seed puts a blob with a client of its own.
+func seed(t *testing.T, ref string, data []byte) ocispec.Descriptor {
+	t.Helper()
+	desc, open := blobOf(data)
+	if err := quick().PutBlob(t.Context(), ref, desc, open, ""); err != nil {
+		t.Fatal(err)
+	}
+	return desc
+}
+
+func TestRetries(t *testing.T) {
+	data := randomBytes(1 << 20)
+	for _, tt := range []struct {
+		name  string
+		fault func(w http.ResponseWriter, r *http.Request)
+	}{
+		{"503", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503) }},
+		{"500", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500) }},
+		{"429", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Retry-After", "0")
+			w.WriteHeader(429)
+		}},
+		{"reset", func(w http.ResponseWriter, r *http.Request) {
+			conn, _, _ := http.NewResponseController(w).Hijack()
+			conn.(*net.TCPConn).SetLinger(0)
+			conn.Close()
+		}},
+		{"reset in the request", func(w http.ResponseWriter, r *http.Request) {
+			io.CopyN(io.Discard, r.Body, 100<<10)
+			conn, _, _ := http.NewResponseController(w).Hijack()
+			conn.(*net.TCPConn).SetLinger(0)
+			conn.Close()
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			// Every request of an upload fails once.
+			seen := map[string]bool{}
+			host := faulty(t, func(next http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if !seen[r.Method] {
+						seen[r.Method] = true
+						tt.fault(w, r)
+						return
+					}
+					next.ServeHTTP(w, r)
+				})
+			})
+			desc, open := blobOf(data)
+			c := quick()
+			if err := c.PutBlob(t.Context(), host+"/a:v1", desc, open, ""); err != nil {
+				t.Fatal(err)
+			}
+			m, body := manifestOf(t, desc, desc)
+			if err := c.PutManifest(t.Context(), host+"/a:v1", m, body); err != nil {
+				t.Fatal(err)
+			}
+			if _, got, err := c.Resolve(t.Context(), host+"/a:v1"); err != nil || !bytes.Equal(got, body) {
+				t.Errorf("Resolve: %v", err)
+			}
+			if c.Stats().Retries == 0 {
+				t.Error("Stats count no retry")
+			}
+		})
+	}
+}
+
+func TestAttemptsAreBounded(t *testing.T) {
+	var n atomic.Int64
+	host := faulty(t, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			n.Add(1)
+			w.WriteHeader(502)
+			fmt.Fprint(w, "<html>proxy says no</html>")
+		})
+	})
+	c := registry.New(registry.Config{Keychain: keychain{}, Backoff: time.Microsecond, Attempts: 3})
+	_, _, err := c.Resolve(t.Context(), host+"/a:v1")
+	if err == nil || !strings.Contains(err.Error(), "502 Bad Gateway") || strings.Contains(err.Error(), "html") || n.Load() != 3 {
+		t.Errorf("after %d tries: %v", n.Load(), err)
+	}
+}
+
+func TestRetryAfterIsHonoured(t *testing.T) {
+	var first, second time.Time
+	host := faulty(t, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if first.IsZero() {
+				first = time.Now()
+				w.Header().Set("Retry-After", "1")
+				w.WriteHeader(429)
+				return
+			}
+			second = time.Now()
+			next.ServeHTTP(w, r)
+		})
+	})
+	desc, _ := blobOf([]byte("x"))
+	if _, err := quick().HasBlob(t.Context(), host+"/a:v1", desc); err != nil {
+		t.Fatal(err)
+	}
+	if pause := second.Sub(first); pause < time.Second {
+		t.Errorf("came back after %v, the server asked for 1s", pause)
+	}
+}
+
+func TestBlobResumes(t *testing.T) {
+	data := randomBytes(1 << 20)
+	for _, ranges := range []bool{true, false} {
+		t.Run(fmt.Sprintf("server with ranges %v", ranges), func(t *testing.T) {
+			var served, gets atomic.Int64
+			host := faulty(t, func(next http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.Method != http.MethodGet {
+						next.ServeHTTP(w, r)
+						return
+					}
+					from := 0
+					if gets.Add(1); ranges {
+						fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
+					}
+					w.Header().Set("Content-Length", fmt.Sprint(len(data)-from))
+					if from > 0 {
+						w.WriteHeader(http.StatusPartialContent)
+					}
+					end := min(len(data), from+300<<10) // then the line breaks
+					if !ranges {
+						end = min(len(data), int(gets.Load())*300<<10)
+					}
+					n, _ := w.Write(data[from:end])
+					served.Add(int64(n))
+				})
+			})
+			desc := seed(t, host+"/a:v1", data)
+			c := quick()
+			rc, err := c.Blob(t.Context(), host+"/a:v1", desc, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer rc.Close()
+			got, err := io.ReadAll(rc)
+			if err != nil || !bytes.Equal(got, data) {
+				t.Fatalf("read %d of %d bytes: %v", len(got), len(data), err)
+			}
+			if gets.Load() != 4 {
+				t.Errorf("%d GETs", gets.Load())
+			}
+			if ranges && served.Load() != int64(len(data)) {
+				t.Errorf("served %d bytes for %d", served.Load(), len(data))
+			}
+		})
+	}
+}
+
+func TestBlobGivesUpWithoutProgress(t *testing.T) {
+	host := faulty(t, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method != http.MethodGet {
+				next.ServeHTTP(w, r)
+				return
+			}
+			w.Header().Set("Content-Length", "5")
+			w.Write([]byte{})
+		})
+	})
+	desc := seed(t, host+"/a:v1", []byte("hello"))
+	rc, err := quick().Blob(t.Context(), host+"/a:v1", desc, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(rc); err == nil || !strings.Contains(err.Error(), desc.Digest.String()) {
+		t.Errorf("error %v", err)
+	}
+	if err := rc.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBlobLongerThanItsDescriptor(t *testing.T) {
+	host := faulty(t, func(next http.Handler) http.Handler { return next })
+	desc := seed(t, host+"/a:v1", randomBytes(1000))
+	desc.Size = 10
+	rc, err := quick().Blob(t.Context(), host+"/a:v1", desc, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rc.Close()
+	if _, err := io.ReadAll(rc); err == nil || !strings.Contains(err.Error(), "more than its 10 bytes") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestStalledTransfers(t *testing.T) {
+	data := randomBytes(1 << 20)
+	var hung atomic.Bool
+	for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodHead} {
+		t.Run(method, func(t *testing.T) {
+			hung.Store(false)
+			release := make(chan struct{})
+			host := faulty(t, func(next http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.Method != method || hung.Swap(true) {
+						next.ServeHTTP(w, r)
+						return
+					}
+					if method == http.MethodGet {
+						w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+						w.Write(data[:1000])
+						w.(http.Flusher).Flush()
+					}
+					select {
+					case <-release:
+					case <-r.Context().Done():
+					}
+				})
+			})
+			defer close(release) // before the server's cleanup waits for its handlers
+			c := registry.New(registry.Config{Keychain: keychain{}, Backoff: time.Millisecond, Stall: 100 * time.Millisecond})
+			desc, open := blobOf(data)
+			if err := c.PutBlob(t.Context(), host+"/a:v1", desc, open, ""); err != nil {
+				t.Fatal(err)
+			}
+			rc, err := c.Blob(t.Context(), host+"/a:v1", desc, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer rc.Close()
+			if got, err := io.ReadAll(rc); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("read %d bytes: %v", len(got), err)
+			}
+			if !hung.Load() || c.Stats().Retries == 0 {
+				t.Errorf("hung %v, %d retries", hung.Load(), c.Stats().Retries)
+			}
+		})
+	}
+}
+
+// A slow reader is not a stalled server.
+func TestSlowReaderIsNotAStall(t *testing.T) {
+	host := faulty(t, func(next http.Handler) http.Handler { return next })
+	data := randomBytes(8 << 20)
+	desc := seed(t, host+"/a:v1", data)
+	c := registry.New(registry.Config{Keychain: keychain{}, Backoff: time.Millisecond, Stall: 50 * time.Millisecond})
+	rc, err := c.Blob(t.Context(), host+"/a:v1", desc, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rc.Close()
+	head := make([]byte, 100)
+	io.ReadFull(rc, head)
+	time.Sleep(200 * time.Millisecond)
+	rest, err := io.ReadAll(rc)
+	if err != nil || !bytes.Equal(append(head, rest...), data) {
+		t.Errorf("read %d bytes: %v", len(rest), err)
+	}
+	if n := c.Stats().Retries; n != 0 {
+		t.Errorf("%d retries", n)
+	}
+}
+
+func TestCancelEndsTheWait(t *testing.T) {
+	host := faulty(t, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Retry-After", "60")
+			w.WriteHeader(503)
+		})
+	})
+	ctx, cancel := contextWithTimeout(t, 50*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	_, _, err := quick().Resolve(ctx, host+"/a:v1")
+	if err == nil || time.Since(start) > 10*time.Second {
+		t.Errorf("after %v: %v", time.Since(start), err)
+	}
+}
+
+func TestManifestWithAnotherDigest(t *testing.T) {
+	host := faulty(t, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, `{"schemaVersion":2}`) })
+	})
+	want, _ := blobOf([]byte("something else"))
+	_, err := quick().Manifest(t.Context(), host+"/a:v1", want.Digest)
+	if err == nil || !strings.Contains(err.Error(), want.Digest.String()) || !strings.Contains(err.Error(), "with digest sha256:") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// Blobs often lie at a CDN: it must get no credential of ours, and what its
+// URL is signed with must not come back in an error.
+func TestRedirectedBlob(t *testing.T) {
+	var broken atomic.Bool
+	cdn := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" {
+			t.Error("the CDN was sent a credential")
+		}
+		if broken.Load() {
+			panic(http.ErrAbortHandler)
+		}
+		http.ServeContent(w, r, "", time.Time{}, strings.NewReader("hello"))
+	}))
+	defer cdn.Close()
+	host := faulty(t, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if user, password, _ := r.BasicAuth(); user != "ann" || password != "pw" {
+				w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+				w.WriteHeader(401)
+				return
+			}
+			http.Redirect(w, r, cdn.URL+"/blob?X-Amz-Signature=s1gned", http.StatusTemporaryRedirect)
+		})
+	})
+	desc, _ := blobOf([]byte("hello"))
+	c := registry.New(registry.Config{Keychain: keychain{"ann", "pw"}, Backoff: time.Microsecond})
+	rc, err := c.Blob(t.Context(), host+"/a:v1", desc, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rc.Close()
+	if b, err := io.ReadAll(rc); string(b) != "ello" || err != nil {
+		t.Errorf("read %q, %v", b, err)
+	}
+	broken.Store(true)
+	_, err = c.Blob(t.Context(), host+"/a:v1", desc, 0)
+	if err == nil || strings.Contains(err.Error(), "s1gned") || strings.Contains(err.Error(), "pw") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestTLSMismatch(t *testing.T) {
+	tlsServer := httptest.NewTLSServer(ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0))))
+	defer tlsServer.Close()
+	tlsServer.Config.ErrorLog = log.New(io.Discard, "", 0)
+	plainServer := httptest.NewServer(ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0))))
+	defer plainServer.Close()
+	tlsAddr, plainAddr := tlsServer.Listener.Addr().String(), plainServer.Listener.Addr().String()
+
+	// Names that are not the local machine's, so that nothing is assumed.
+	dial := func(insecure ...string) *registry.Client {
+		return registry.New(registry.Config{Keychain: keychain{}, Backoff: time.Microsecond, Insecure: insecure,
+			Transport: &http.Transport{DialContext: (&redirectDialer{map[string]string{
+				"tls.example:443": tlsAddr, "plain.example:443": plainAddr, "plain.example:5000": plainAddr,
+			}}).dial}})
+	}
+	desc, _ := blobOf([]byte("x"))
+	for _, tt := range []struct {
+		name, ref string
+		insecure  []string
+		hint      string
+	}{
+		{"certificate not trusted", "tls.example/a:v1", nil, "certificate authority of tls.example"},
+		{"certificate accepted", "tls.example/a:v1", []string{"tls.example"}, ""},
+		{"plain HTTP refused", "plain.example:5000/a:v1", nil, "plain.example:5000 speaks plain HTTP"},
+		{"plain HTTP allowed", "plain.example:5000/a:v1", []string{"plain.example:5000"}, ""},
+		{"plain on the local machine", plainAddr + "/a:v1", nil, ""},
+		{"TLS on the local machine", tlsAddr + "/a:v1", nil, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := dial(tt.insecure...).HasBlob(t.Context(), tt.ref, desc)
+			if tt.hint == "" {
+				if err != nil {
+					t.Errorf("%v (hint %q)", err, hint.Of(err))
+				}
+				return
+			}
+			if err == nil || !strings.Contains(hint.Of(err), tt.hint) {
+				t.Errorf("%v, hint %q, want %q", err, hint.Of(err), tt.hint)
+			}
+		})
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	c := registry.New(registry.Config{Keychain: keychain{}, Backoff: time.Microsecond, Attempts: 2})
+	if _, _, err := c.Resolve(t.Context(), addr+"/a:v1"); err == nil || !strings.Contains(hint.Of(err), "listens on "+addr) {
+		t.Errorf("refused: %v, hint %q", err, hint.Of(err))
+	}
+	unknown := registry.New(registry.Config{Keychain: keychain{}, Transport: &http.Transport{DialContext: (&redirectDialer{}).dial}})
+	if _, _, err := unknown.Resolve(t.Context(), "no-such.example/a:v1"); err == nil ||
+		!strings.Contains(hint.Of(err), "registry no-such.example") {
+		t.Errorf("unknown host: %v, hint %q", err, hint.Of(err))
+	}
+}
+
+func TestOpenFails(t *testing.T) {
+	host := faulty(t, func(next http.Handler) http.Handler { return next })
+	want := errors.New("disk on fire")
+	desc, _ := blobOf([]byte("x"))
+	err := quick().PutBlob(t.Context(), host+"/a:v1", desc, func() (io.ReadCloser, error) { return nil, want }, "")
+	if !errors.Is(err, want) {
+		t.Errorf("PutBlob = %v", err)
+	}
+	// A source that is shorter than it said must not become a blob.
+	err = quick().PutBlob(t.Context(), host+"/a:v1", desc, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("")), nil }, "")
+	if err == nil {
+		t.Error("PutBlob of a short source succeeded")
+	}
+	if ok, err := quick().HasBlob(t.Context(), host+"/a:v1", desc); ok || err != nil {
+		t.Errorf("HasBlob = %v, %v", ok, err)
+	}
+}
