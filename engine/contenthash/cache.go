@@ -53,8 +53,9 @@ const recordSize = 2*sha256.Size + 4
 // methods may be called from several goroutines at once, and several processes
 // may use one path: what one of them saves another's Save may lose.
 type Cache struct {
-	path string
-	now  func() time.Time
+	path  string
+	now   func() time.Time
+	today uint32 // days since 1970, when it was opened
 
 	load  sync.Once
 	mu    sync.RWMutex
@@ -67,7 +68,10 @@ type Cache struct {
 // OpenCache returns the cache that lies in the file at path. One that is
 // missing or damaged is empty.
 func OpenCache(path string) *Cache {
-	return &Cache{path: path, now: time.Now, fresh: map[cacheKey]record{}}
+	return &Cache{
+		path: path, now: time.Now, today: uint32(time.Now().Unix() / 86400),
+		fresh: map[cacheKey]record{},
+	}
 }
 
 func keyOf(id fsdiff.FileID, header []byte) cacheKey {
@@ -96,20 +100,20 @@ func (c *Cache) get(k cacheKey) (digest.Digest, bool) {
 		return "", false
 	}
 	c.hits.Add(1)
-	if today := c.today(); r.used+touchAfter < today {
-		r.used = today
+	if r.used+touchAfter < c.today {
+		r.used = c.today
 		c.mu.Lock()
 		c.fresh[k] = r
 		c.mu.Unlock()
 	}
-	return digest.NewDigestFromBytes(digest.SHA256, r.sum[:]), true
+	return spell(r.sum[:]), true
 }
 
 func (c *Cache) put(k cacheKey, id fsdiff.FileID, d digest.Digest) {
 	if c.now().UnixNano()-max(id.Mtime, id.Ctime) < int64(settleTime) {
 		return
 	}
-	r := record{used: c.today()}
+	r := record{used: c.today}
 	if _, err := hex.Decode(r.sum[:], []byte(d.Encoded())); err != nil {
 		return
 	}
@@ -117,8 +121,6 @@ func (c *Cache) put(k cacheKey, id fsdiff.FileID, d digest.Digest) {
 	c.fresh[k] = r
 	c.mu.Unlock()
 }
-
-func (c *Cache) today() uint32 { return uint32(c.now().Unix() / 86400) }
 
 // Stats returns how many files were known and how many were not, so far.
 func (c *Cache) Stats() (hits, misses int64) { return c.hits.Load(), c.misses.Load() }

@@ -106,7 +106,7 @@ func (h *Hasher) one(ctx context.Context, v *fsdiff.View, sel *Selector) (digest
 		sum.Write(key)
 		sum.Write([]byte(sums[i]))
 	}
-	return digest.NewDigest(digest.SHA256, sum), nil
+	return digestOf(sum), nil
 }
 
 // An Item is one of the things that a Sum is made of.

@@ -3,11 +3,13 @@ package contenthash
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"hash"
 	"io"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/mayfly-build/mayfly/engine/fsdiff"
 	"github.com/opencontainers/go-digest"
@@ -16,7 +18,7 @@ import (
 
 const (
 	readBuffer = 128 << 10 // bytes
-	workChunk  = 64        // entries a worker takes at a time
+	workChunk  = 32        // entries a worker takes at a time
 )
 
 // A memo is what a Hasher knows already, and what it is about to.
@@ -92,22 +94,27 @@ func (h *Hasher) digests(ctx context.Context, v *fsdiff.View, entries []*fsdiff.
 
 // read fills sums for the entries with the indexes todo.
 func (h *Hasher) read(ctx context.Context, v *fsdiff.View, entries []*fsdiff.Entry, sums []digest.Digest, todo []int) error {
+	var taken atomic.Int64
+	inContext := v.IsContext()
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	for lo := 0; lo < len(todo); lo += workChunk {
-		chunk := todo[lo:min(lo+workChunk, len(todo))]
+	for range min(runtime.GOMAXPROCS(0), (len(todo)+workChunk-1)/workChunk) {
 		g.Go(func() error {
-			w := worker{h: h, v: v, sum: sha256.New()}
-			for _, i := range chunk {
+			w := worker{h: h, v: v, inContext: inContext, sum: sha256.New()}
+			for {
+				lo := int(taken.Add(workChunk)) - workChunk
+				if lo >= len(todo) {
+					return nil
+				}
 				if err := context.Cause(ctx); err != nil {
 					return err
 				}
-				var err error
-				if sums[i], err = w.entry(entries[i]); err != nil {
-					return err
+				for _, i := range todo[lo:min(lo+workChunk, len(todo))] {
+					var err error
+					if sums[i], err = w.entry(entries[i]); err != nil {
+						return err
+					}
 				}
 			}
-			return nil
 		})
 	}
 	return g.Wait()
@@ -115,15 +122,16 @@ func (h *Hasher) read(ctx context.Context, v *fsdiff.View, entries []*fsdiff.Ent
 
 // A worker takes digests of entries, one after the other.
 type worker struct {
-	h      *Hasher
-	v      *fsdiff.View
-	sum    hash.Hash
-	header []byte
-	buf    []byte // readBuffer, once needed
+	h         *Hasher
+	v         *fsdiff.View
+	inContext bool // v is a build context
+	sum       hash.Hash
+	header    []byte
+	buf       []byte // readBuffer, once needed
 }
 
 func (w *worker) entry(e *fsdiff.Entry) (digest.Digest, error) {
-	if e.Path == "" && w.v.IsContext() {
+	if e.Path == "" && w.inContext {
 		// A client sends no header of the root. BuildKit takes the one of the
 		// directory it received into only when there was nothing to receive.
 		list, err := w.v.ReadDir("")
@@ -134,7 +142,7 @@ func (w *worker) entry(e *fsdiff.Entry) (digest.Digest, error) {
 			return emptyDigest, nil
 		}
 	}
-	w.header = appendHeader(w.header[:0], e, w.v.IsContext())
+	w.header = appendHeader(w.header[:0], e, w.inContext)
 	file, onDisk := e.Content.(*fsdiff.File)
 	var key cacheKey
 	if onDisk && e.Size > 0 && w.h.cache != nil {
@@ -148,11 +156,24 @@ func (w *worker) entry(e *fsdiff.Entry) (digest.Digest, error) {
 	if err := w.bytes(e); err != nil {
 		return "", err
 	}
-	d := digest.NewDigest(digest.SHA256, w.sum)
+	d := digestOf(w.sum)
 	if onDisk && e.Size > 0 && w.h.cache != nil {
 		w.h.cache.put(key, file.ID(), d)
 	}
 	return d, nil
+}
+
+// digestOf is digest.NewDigest without its formatting, which is what a sum of
+// many small trees otherwise spends its time on.
+func digestOf(h hash.Hash) digest.Digest {
+	var sum [sha256.Size]byte
+	return spell(h.Sum(sum[:0]))
+}
+
+func spell(sum []byte) digest.Digest {
+	const prefix = "sha256:"
+	var b [len(prefix) + 2*sha256.Size]byte
+	return digest.Digest(hex.AppendEncode(append(b[:0], prefix...), sum))
 }
 
 func (w *worker) bytes(e *fsdiff.Entry) (err error) {

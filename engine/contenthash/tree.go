@@ -45,6 +45,7 @@ type treeSum struct {
 	entries []*fsdiff.Entry
 	sums    []digest.Digest
 	odd     bool // there are names that begin with 0xff
+	buf     []byte
 }
 
 // sum returns the digest of the tree whose top is entry i, and the index of
@@ -65,14 +66,15 @@ func (t *treeSum) sum(i int) (digest.Digest, int) {
 		if d, next = t.sum(at); t.odd && t.entries[at].IsDir() {
 			late = t.late(at, next, top.Path)
 		}
-		hash.Write(radixKey(relative(t.entries[at].Path, top.Path)))
-		hash.Write([]byte(d))
+		t.buf = append(append(t.buf[:0], 0), relative(t.entries[at].Path, top.Path)[1:]...)
+		t.buf = append(t.buf, d...)
+		hash.Write(t.buf)
 		for _, l := range late {
 			hash.Write(radixKey(l.path))
 			hash.Write([]byte(l.sum))
 		}
 	}
-	return digest.NewDigest(digest.SHA256, hash), next
+	return digestOf(hash), next
 }
 
 // A lateSum is an entry that counts once more, in the directory above its own.
