@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/mayfly-build/mayfly/engine/executor"
@@ -17,7 +18,7 @@ func BenchmarkTrue(b *testing.B) {
 	if out, err := exec.Command("cp", "/bin/busybox", filepath.Join(root, "bin/true")).CombinedOutput(); err != nil {
 		b.Fatal(string(out))
 	}
-	e, err := runc.New(runc.Config{StateDir: b.TempDir(), Runtime: os.Getenv("RUNTIME")})
+	e, err := runc.New(runc.Config{StateDir: b.TempDir(), Runtime: os.Getenv("RUNTIME"), RuntimeArgs: strings.Fields(os.Getenv("RUNTIME_ARGS"))})
 	if err != nil {
 		b.Fatal(err)
 	}
