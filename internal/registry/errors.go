@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/mayfly-build/mayfly/internal/hint"
+	"github.com/mayfly-build/mayfly/internal/retry"
 )
 
 var (
@@ -71,8 +71,14 @@ func (e *Error) Is(target error) bool {
 func answerError(resp *http.Response, now time.Time) *Error {
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	e := parseError(resp.StatusCode, body)
-	e.retryAfter = retryAfter(resp.Header.Get("Retry-After"), now)
+	e.retryAfter = retry.After(resp.Header.Get("Retry-After"), now)
 	return e
+}
+
+// Retry reports whether the registry may answer otherwise later (see
+// retry.Advisor).
+func (e *Error) Retry() (again bool, after time.Duration) {
+	return retry.Status(e.Status), e.retryAfter
 }
 
 func parseError(status int, body []byte) *Error {
@@ -111,57 +117,6 @@ func oneLine(s string, limit int) string {
 		s = strings.ToValidUTF8(s[:limit], "") + "…"
 	}
 	return s
-}
-
-// maxRetryAfter bounds a server's wish: past it a build had better say so.
-const maxRetryAfter = time.Minute
-
-func retryAfter(v string, now time.Time) time.Duration {
-	var d time.Duration
-	if v == "" {
-		return 0
-	} else if s, err := time.ParseDuration(v + "s"); err == nil {
-		d = s
-	} else if at, err := http.ParseTime(v); err == nil {
-		d = at.Sub(now)
-	}
-	return max(0, min(d, maxRetryAfter))
-}
-
-// transient reports whether trying again may help, and after which pause at
-// least.
-func transient(err error) (bool, time.Duration) {
-	if e, ok := errors.AsType[*Error](err); ok {
-		switch e.Status {
-		case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
-			http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-			return true, e.retryAfter
-		}
-		return false, 0
-	}
-	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return errors.Is(err, errStalled), 0
-	case errors.Is(err, errStalled), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF),
-		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, net.ErrClosed),
-		errors.Is(err, syscall.ECONNABORTED), errors.Is(err, errShort):
-		return true, 0
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return true, 0
-	}
-	if dns, ok := errors.AsType[*net.DNSError](err); ok {
-		return dns.IsTemporary || dns.IsTimeout, 0
-	}
-	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
-		return true, 0
-	}
-	// net/http and its HTTP/2 have no types for these.
-	for _, text := range []string{"server closed idle connection", "connection lost", "http2: server sent GOAWAY", "stream error"} {
-		if strings.Contains(err.Error(), text) {
-			return true, 0
-		}
-	}
-	return false, 0
 }
 
 // plain takes the URL out of an error of net/http: it may carry a signature

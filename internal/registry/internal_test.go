@@ -4,7 +4,6 @@ import (
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
@@ -84,18 +83,6 @@ func TestIsLocal(t *testing.T) {
 	} {
 		if got := isLocal(host); got != want {
 			t.Errorf("isLocal(%q) = %v", host, got)
-		}
-	}
-}
-
-func TestRetryAfter(t *testing.T) {
-	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	for in, want := range map[string]time.Duration{
-		"": 0, "3": 3 * time.Second, "-1": 0, "9999999": maxRetryAfter, "soon": 0,
-		"Fri, 02 Jan 2026 03:04:10 GMT": 5 * time.Second, "Fri, 02 Jan 2026 03:04:00 GMT": 0,
-	} {
-		if got := retryAfter(in, now); got != want {
-			t.Errorf("retryAfter(%q) = %v, want %v", in, got, want)
 		}
 	}
 }

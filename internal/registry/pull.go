@@ -12,6 +12,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/mayfly-build/mayfly/internal/retry"
 )
 
 // maxManifest bounds a manifest in memory. Registries take 4 MiB; cache
@@ -179,7 +181,7 @@ func (c *Client) hasBlob(ctx context.Context, h *host, r Ref, desc ocispec.Descr
 }
 
 // errShort is a body that ended before its length.
-var errShort = errors.New("the transfer ended early")
+var errShort error = passingFault("the transfer ended early")
 
 // Blob reads a blob of ref's repository from byte off to its end; the caller
 // closes it. A broken transfer is taken up where it stopped. The bytes are
@@ -203,6 +205,9 @@ func (c *Client) Blob(ctx context.Context, ref string, desc ocispec.Descriptor, 
 	c.host(r.Host).saw(r.Repo, desc.Digest)
 	return b, nil
 }
+
+// maxFaults is how often in a row a transfer may break without a byte more.
+const maxFaults = 5
 
 // blobReader reads a blob through as many responses as it takes. Its ctx is
 // that of the Blob call it is the result of.
@@ -299,7 +304,7 @@ func (b *blobReader) end(err error) {
 		b.mark, b.faults = b.off, 0
 	}
 	b.faults++
-	if again, _ := transient(err); !again || b.ctx.Err() != nil || b.faults >= b.c.cfg.Attempts {
+	if again, _ := retry.Passing(err); !again || b.ctx.Err() != nil || b.faults >= maxFaults {
 		b.err = b.explain(err)
 		return
 	}

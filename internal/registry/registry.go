@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
+
+	"github.com/mayfly-build/mayfly/internal/retry"
 )
 
 // Config says how to speak to registries. The zero value is ready for use.
@@ -61,6 +63,7 @@ type Stats struct {
 type Client struct {
 	cfg      Config
 	insecure map[string]bool
+	policy   retry.Policy
 	verified http.RoundTripper // checks certificates
 	lax      http.RoundTripper // does not
 
@@ -81,12 +84,6 @@ func New(cfg Config) *Client {
 	if cfg.UserAgent == "" {
 		cfg.UserAgent = "mayfly"
 	}
-	if cfg.Attempts <= 0 {
-		cfg.Attempts = 5
-	}
-	if cfg.Backoff <= 0 {
-		cfg.Backoff = 200 * time.Millisecond
-	}
 	if cfg.Stall <= 0 {
 		cfg.Stall = time.Minute
 	}
@@ -94,6 +91,7 @@ func New(cfg Config) *Client {
 	for _, h := range cfg.Insecure {
 		c.insecure[h] = true
 	}
+	c.policy = retry.Policy{Attempts: cfg.Attempts, Backoff: cfg.Backoff, OnRetry: func() { c.stats.retries.Add(1) }}
 	c.verified, c.lax = transports(cfg.Transport)
 	return c
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"slices"
@@ -33,40 +32,21 @@ type request struct {
 }
 
 // errStalled ends a transfer that moves nothing.
-var errStalled = errors.New("no data for too long")
+var errStalled error = passingFault("no data for too long")
+
+// A passingFault is one that may not come again.
+type passingFault string
+
+func (f passingFault) Error() string                { return string(f) }
+func (f passingFault) Retry() (bool, time.Duration) { return true, 0 }
 
 // patience is how many times Stall a registry may take to answer a finished
 // upload: it may be hashing or moving gigabytes.
 const patience = 10
 
-// retry calls try until it succeeds, fails for good, or the attempts are used
-// up. The pause doubles, and is at least what the server asked for.
+// retry calls try again after a passing fault.
 func (c *Client) retry(ctx context.Context, try func() error) error {
-	pause := c.cfg.Backoff
-	for n := 1; ; n++ {
-		err := try()
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-		again, least := transient(err)
-		// A refused connection is a registry that is just starting, or one that
-		// is not there: one more try tells.
-		if !again || n == c.cfg.Attempts || n == 2 && isRefused(err) {
-			return err
-		}
-		// Half of the pause is chance, so that jobs that met the same fault
-		// do not come back together.
-		wait := max(least, pause/2+rand.N(pause/2+1))
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return context.Cause(ctx)
-		case <-timer.C:
-		}
-		pause *= 2
-		c.stats.retries.Add(1)
-	}
+	return c.policy.Do(ctx, try)
 }
 
 // do sends r, again after a fault, until the answer has a wanted status. The

@@ -1,10 +1,9 @@
-// Package retry tries things again that may go better the next time.
+// Package retry tries again what the network may have broken.
 //
-//	remotecache, backends ──func──▶ Policy.Do ──▶ the func, until it succeeds or fails for good
+//	internal/registry, source/http, remotecache ──Policy.Do──▶ a request, again after a passing fault
 //
-// Whoever knows why something failed says so by wrapping the error: After for
-// faults that pass, Permanent for those that do not. Of errors that nobody
-// wrapped, the faults of a network pass.
+// What is a passing fault is decided here for all of them: resets, timeouts,
+// answers such as 503 and 429, and whatever an error says of itself.
 package retry
 
 import (
@@ -13,126 +12,119 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
+	"strings"
 	"syscall"
 	"time"
 )
 
-// A Policy says how often and how fast to try. The zero value is ready for
-// use.
+// A Policy says how often to try. The zero value means the defaults.
 type Policy struct {
-	Attempts int           // tries in all; 0 means 4
-	Pause    time.Duration // before the second try, doubled for each further one; 0 means 250ms
-	MaxPause time.Duration // bound of a pause, also of one a server asked for; 0 means 30s
+	Attempts int           // tries in all; 0 means 5
+	Backoff  time.Duration // pause before the second try, doubled for each further one; 0 means 200ms
+
+	// OnRetry, if set, is called before each try but the first.
+	OnRetry func()
 }
 
-func (p Policy) withDefaults() Policy {
-	if p.Attempts <= 0 {
-		p.Attempts = 4
-	}
-	if p.Pause <= 0 {
-		p.Pause = 250 * time.Millisecond
-	}
-	if p.MaxPause <= 0 {
-		p.MaxPause = 30 * time.Second
-	}
-	return p
+// An Advisor is an error that knows whether trying again may help, and how
+// long to wait at least.
+type Advisor interface {
+	error
+	Retry() (again bool, after time.Duration)
 }
 
-// Do calls f until it returns nil, an error that does not pass, or the
-// attempts are used up, and returns what it returned last. When ctx ends
-// while waiting, the error is that of f, joined with ctx's cause.
-func (p Policy) Do(ctx context.Context, f func() error) error {
-	p = p.withDefaults()
+// Do calls try until it succeeds, fails for good, or the attempts are used
+// up, and returns its last error. A wait that ctx ends returns ctx's cause.
+func (p Policy) Do(ctx context.Context, try func() error) error {
+	attempts, pause := p.Attempts, p.Backoff
+	if attempts <= 0 {
+		attempts = 5
+	}
+	if pause <= 0 {
+		pause = 200 * time.Millisecond
+	}
 	for n := 1; ; n++ {
-		err := f()
-		if err == nil || ctx.Err() != nil || n == p.Attempts || !Passing(err) {
+		err := try()
+		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		if werr := p.Wait(ctx, n, err); werr != nil {
-			return errors.Join(werr, err)
+		again, least := Passing(err)
+		// A refused connection is a server that is just starting, or one that
+		// is not there: one more try tells.
+		if !again || n >= attempts || n == 2 && errors.Is(err, syscall.ECONNREFUSED) {
+			return err
+		}
+		// Half of the pause is chance, so that jobs that met the same fault
+		// do not come back together.
+		timer := time.NewTimer(max(least, pause/2+rand.N(pause/2+1)))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		case <-timer.C:
+		}
+		pause *= 2
+		if p.OnRetry != nil {
+			p.OnRetry()
 		}
 	}
 }
 
-// Wait pauses after try n (the first is 1) failed with err: for as long as err
-// asks, at least for the policy's pause, half of which is chance so that jobs
-// that met the same fault do not come back together. It returns early, with
-// the cause, when ctx ends.
-func (p Policy) Wait(ctx context.Context, n int, err error) error {
-	p = p.withDefaults()
-	pause := p.MaxPause
-	if shift := n - 1; shift < 30 && p.Pause<<shift > 0 {
-		pause = min(p.Pause<<shift, p.MaxPause)
+// Passing reports whether trying again may help after err, and how long to
+// wait at least.
+func Passing(err error) (again bool, after time.Duration) {
+	if a, ok := errors.AsType[Advisor](err); ok {
+		return a.Retry()
 	}
-	pause = pause/2 + rand.N(pause/2+1)
-	if a, ok := errors.AsType[*after](err); ok {
-		pause = max(pause, min(a.pause, p.MaxPause))
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return false, 0
 	}
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
-}
-
-// Limit returns how many tries the policy allows in all.
-func (p Policy) Limit() int { return p.withDefaults().Attempts }
-
-type after struct {
-	err   error
-	pause time.Duration
-}
-
-func (a *after) Error() string { return a.err.Error() }
-func (a *after) Unwrap() error { return a.err }
-
-// After marks err as one that passes, after pause at the earliest (0: no
-// wish). A nil err stays nil.
-func After(err error, pause time.Duration) error {
-	if err == nil {
-		return nil
-	}
-	return &after{err, pause}
-}
-
-type permanent struct{ err error }
-
-func (p *permanent) Error() string { return p.err.Error() }
-func (p *permanent) Unwrap() error { return p.err }
-
-// Permanent marks err as one that will come again, or that has been tried
-// again enough. A nil err stays nil.
-func Permanent(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &permanent{err}
-}
-
-// Passing reports whether trying again may help. The outermost mark decides;
-// without one, faults of the network pass and all else stays.
-func Passing(err error) bool {
-	for e := err; e != nil; e = errors.Unwrap(e) {
-		switch e.(type) {
-		case *after:
-			return true
-		case *permanent:
-			return false
+	for _, fault := range []error{
+		io.ErrUnexpectedEOF, io.EOF, net.ErrClosed,
+		syscall.ECONNRESET, syscall.ECONNABORTED, syscall.ECONNREFUSED, syscall.EPIPE, syscall.ETIMEDOUT,
+	} {
+		if errors.Is(err, fault) {
+			return true, 0
 		}
-	}
-	switch {
-	case err == nil, errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return false
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE),
-		errors.Is(err, syscall.ECONNABORTED), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, net.ErrClosed):
-		return true
 	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
-		return dns.IsTemporary || dns.IsTimeout
+		return dns.IsTemporary || dns.IsTimeout, 0
 	}
-	ne, ok := errors.AsType[net.Error](err)
-	return ok && ne.Timeout()
+	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+		return true, 0
+	}
+	// net/http and its HTTP/2 have no types for these.
+	for _, text := range []string{"server closed idle connection", "connection lost", "http2: server sent GOAWAY", "stream error"} {
+		if strings.Contains(err.Error(), text) {
+			return true, 0
+		}
+	}
+	return false, 0
+}
+
+// Status reports whether an answer with the HTTP status may be another one
+// later.
+func Status(code int) bool {
+	switch code {
+	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
+		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+// maxAfter bounds a server's wish: past it a build had better say so.
+const maxAfter = time.Minute
+
+// After reads a Retry-After header, seconds or a date. It is 0 when there is
+// none, and at most a minute.
+func After(header string, now time.Time) time.Duration {
+	var d time.Duration
+	if s, err := time.ParseDuration(header + "s"); err == nil {
+		d = s
+	} else if at, err := http.ParseTime(header); err == nil {
+		d = at.Sub(now)
+	}
+	return max(0, min(d, maxAfter))
 }

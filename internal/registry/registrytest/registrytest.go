@@ -69,7 +69,7 @@ func Start(t testing.TB, cfg Config) *Server {
 		t.Skip("docker-registry is not installed (Debian: apt install docker-registry)")
 	}
 	dir := t.TempDir()
-	s := &Server{Host: freeAddr(t), Root: filepath.Join(dir, "data")}
+	s := &Server{Root: filepath.Join(dir, "data")}
 	auth := ""
 	switch {
 	case cfg.Tokens:
@@ -77,32 +77,65 @@ func Start(t testing.TB, cfg Config) *Server {
 	case cfg.User != "":
 		auth = htpasswdAuth(t, dir, cfg)
 	}
-	config := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"+
-		"storage: {filesystem: {rootdirectory: %q}, delete: {enabled: true}}\nhttp: {addr: %q}\n%s", s.Root, s.Host, auth)
 	file := filepath.Join(dir, "config.yml")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
+	for range 10 {
+		s.Host = freeAddr(t)
+		config := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"+
+			"storage: {filesystem: {rootdirectory: %q}, delete: {enabled: true}}\nhttp: {addr: %q}\n%s", s.Root, s.Host, auth)
+		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if run(t, bin, file, s.Host) {
+			return s
+		}
 	}
+	t.Fatal("docker-registry finds no free port")
+	return nil
+}
+
+// run starts the registry and reports whether it serves host; it does not if
+// somebody else took the port in the meantime.
+func run(t testing.TB, bin, file, host string) bool {
 	var log bytes.Buffer
 	cmd := exec.Command(bin, "serve", file)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	exited := make(chan struct{})
+	go func() {
+		cmd.Wait()
+		close(exited)
+	}()
 	t.Cleanup(func() {
 		cmd.Process.Kill()
-		cmd.Wait()
+		<-exited
 	})
-	for start := time.Now(); ; time.Sleep(5 * time.Millisecond) {
-		conn, err := net.Dial("tcp", s.Host)
-		if err == nil {
-			conn.Close()
-			return s
+	for range 2000 {
+		select {
+		case <-exited:
+			if strings.Contains(log.String(), "address already in use") {
+				return false
+			}
+			t.Fatalf("docker-registry ended: %s", &log)
+		case <-time.After(10 * time.Millisecond):
 		}
-		if time.Since(start) > 20*time.Second {
-			t.Fatalf("docker-registry does not answer: %v\n%s", err, &log)
+		resp, err := http.Get("http://" + host + "/v2/")
+		if err != nil {
+			continue
+		}
+		resp.Body.Close()
+		if resp.Header.Get("Docker-Distribution-Api-Version") == "" {
+			continue
+		}
+		select {
+		case <-exited: // the answer was somebody else's
+		case <-time.After(20 * time.Millisecond):
+			return true
 		}
 	}
+	t.Fatalf("docker-registry does not answer: %s", &log)
+	return false
 }
 
 func freeAddr(t testing.TB) string {

@@ -1,0 +1,94 @@
+package retry_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mayfly-build/mayfly/internal/retry"
+)
+
+type busy struct{ after time.Duration }
+
+func (busy) Error() string                  { return "busy" }
+func (b busy) Retry() (bool, time.Duration) { return b.after >= 0, b.after }
+
+func TestDo(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		err      error
+		tries    int
+		from, to time.Duration // time the whole takes
+	}{
+		{"for good", errors.New("no such thing"), 1, 0, 0},
+		{"passing", io.ErrUnexpectedEOF, 4, 350 * time.Millisecond, 700 * time.Millisecond},
+		{"wrapped", fmt.Errorf("get: %w", syscall.ECONNRESET), 4, 350 * time.Millisecond, 700 * time.Millisecond},
+		{"refused", syscall.ECONNREFUSED, 2, 50 * time.Millisecond, 100 * time.Millisecond},
+		{"says when", busy{10 * time.Second}, 4, 30 * time.Second, 30 * time.Second},
+		{"says never", busy{-1}, 1, 0, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tries, retries, start := 0, 0, time.Now()
+				p := retry.Policy{Attempts: 4, Backoff: 100 * time.Millisecond, OnRetry: func() { retries++ }}
+				err := p.Do(t.Context(), func() error { tries++; return tt.err })
+				took := time.Since(start)
+				if !errors.Is(err, tt.err) || tries != tt.tries || retries != tt.tries-1 {
+					t.Errorf("%d tries, %d retries, %v", tries, retries, err)
+				}
+				if took < tt.from || took > tt.to {
+					t.Errorf("took %v, want %v to %v", took, tt.from, tt.to)
+				}
+			})
+		})
+	}
+}
+
+func TestDoEndsWithContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cause := errors.New("the user pressed ^C")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(time.Second, func() { cancel(cause) })
+		start := time.Now()
+		err := retry.Policy{}.Do(ctx, func() error { return busy{time.Hour} })
+		if !errors.Is(err, cause) || time.Since(start) != time.Second {
+			t.Errorf("after %v: %v", time.Since(start), err)
+		}
+	})
+}
+
+func TestPassing(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want bool
+	}{
+		{&net.DNSError{IsNotFound: true}, false},
+		{&net.DNSError{IsTemporary: true}, true},
+		{&net.OpError{Err: syscall.ETIMEDOUT}, true},
+		{context.Canceled, false},
+		{context.DeadlineExceeded, false},
+		{errors.New("http2: server sent GOAWAY and closed the connection"), true},
+	} {
+		if got, _ := retry.Passing(tt.err); got != tt.want {
+			t.Errorf("Passing(%v) = %v", tt.err, got)
+		}
+	}
+}
+
+func TestAfter(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for in, want := range map[string]time.Duration{
+		"": 0, "3": 3 * time.Second, "-1": 0, "9999999": time.Minute, "soon": 0,
+		"Fri, 02 Jan 2026 03:04:10 GMT": 5 * time.Second, "Fri, 02 Jan 2026 03:04:00 GMT": 0,
+	} {
+		if got := retry.After(in, now); got != want {
+			t.Errorf("After(%q) = %v, want %v", in, got, want)
+		}
+	}
+}
