@@ -43,6 +43,7 @@ import (
 //	secret id=ID,src=PATH
 //	onbuild INSTRUCTION   makes the image $ONBUILD, BASE with this trigger
 //	http DIR              serves DIR; its URL is the argument HTTP
+//	nocache REASON        BuildKit misses with its own cache: no case for TestInterop
 //	git DIR               serves DIR as a repository; its URL is the argument GIT
 //
 // Every case has the arguments BASE (busybox) and SOURCE_DATE_EPOCH.
@@ -53,6 +54,30 @@ type diffCase struct {
 	target     string
 	dockerfile string
 	secrets    []string
+	nocache    string
+}
+
+// commands gives the build as buildctl and as mayfly take it, the latter
+// without the context.
+func (c *diffCase) commands(registry string) (services.Build, []string) {
+	in := services.Build{Context: c.dir, Dockerfile: c.dockerfile, Secrets: c.secrets}
+	var mine []string
+	for _, a := range c.args {
+		a = strings.ReplaceAll(a, "$REGISTRY", registry)
+		in.Opts = append(in.Opts, "build-arg:"+a)
+		mine = append(mine, "--build-arg", a)
+	}
+	if c.target != "" {
+		in.Opts = append(in.Opts, "target="+c.target)
+		mine = append(mine, "--target", c.target)
+	}
+	for _, s := range c.secrets {
+		mine = append(mine, "--secret", s)
+	}
+	if c.dockerfile != "" {
+		mine = append(mine, "-f", filepath.Join(c.dir, c.dockerfile))
+	}
+	return in, mine
 }
 
 // sourceDateEpoch is before the time of any file of BASE and of the contexts,
@@ -138,6 +163,8 @@ func (c *diffCase) obey(t *testing.T, verb, rest, base string) error {
 		c.target = rest
 	case "dockerfile":
 		c.dockerfile = rest
+	case "nocache":
+		c.nocache = rest
 	case "secret":
 		c.secrets = append(c.secrets, strings.Replace(rest, "src=", "src="+c.dir+"/", 1))
 	case "onbuild":

@@ -89,27 +89,9 @@ func compare(t *testing.T, c *diffCase, bk *services.Buildkitd, registry, root s
 	t.Helper()
 	row = diffRow{name: c.name, verdict: "not built"}
 	theirs, ours := registry+"/buildkit/"+c.name, registry+"/mayfly/"+c.name
-	args := slices.Clone(c.args)
-	for i, a := range args {
-		args[i] = strings.ReplaceAll(a, "$REGISTRY", registry)
-	}
-	in := services.Build{Context: c.dir, Dockerfile: c.dockerfile, Secrets: c.secrets,
-		Outputs: []string{"type=image,push=true,rewrite-timestamp=true,name=" + theirs}}
-	mine := []string{"-o", "type=image,push=true,rewrite-timestamp=true,name=" + ours}
-	for _, a := range args {
-		in.Opts = append(in.Opts, "build-arg:"+a)
-		mine = append(mine, "--build-arg", a)
-	}
-	if c.target != "" {
-		in.Opts = append(in.Opts, "target="+c.target)
-		mine = append(mine, "--target", c.target)
-	}
-	for _, s := range c.secrets {
-		mine = append(mine, "--secret", s)
-	}
-	if c.dockerfile != "" {
-		mine = append(mine, "-f", filepath.Join(c.dir, c.dockerfile))
-	}
+	in, mine := c.commands(registry)
+	in.Outputs = []string{"type=image,push=true,rewrite-timestamp=true,name=" + theirs}
+	mine = append(mine, "-o", "type=image,push=true,rewrite-timestamp=true,name="+ours)
 	begin := time.Now()
 	if _, err := bk.Build(t.Context(), in); err != nil {
 		t.Fatal(err)

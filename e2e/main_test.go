@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sort"
 	"strings"
 	"testing"
 
@@ -73,15 +74,23 @@ func mayfly(ctx context.Context, t *testing.T, root string, env []string, args .
 	return &build{strings.TrimSpace(stdout.String()), steps, meta, plain}, nil
 }
 
-// uncached returns the names of the Dockerfile's steps that ran. A step is
-// what has a position such as [2/5] or [build 2/5]; FROM is no step.
+// uncached returns the names of the Dockerfile's steps that ran. Several
+// vertices may bear the name of one step, such as ADD's download and its copy:
+// the step is cached when one of them is, since then nothing else was needed.
 func uncached(steps []services.Step) []string {
-	var out []string
+	cached := map[string]bool{}
 	for _, s := range steps {
-		if isStep(s.Name) && !s.Cached {
-			out = append(out, s.Name)
+		if isStep(s.Name) {
+			cached[s.Name] = cached[s.Name] || s.Cached
 		}
 	}
+	var out []string
+	for name, ok := range cached {
+		if !ok {
+			out = append(out, name)
+		}
+	}
+	sort.Strings(out)
 	return out
 }
 
