@@ -88,3 +88,20 @@ func CheckRef(ref string) error {
 }
 
 const maxRef = 128 // characters of a registry's tag
+
+// CheckSource returns an error when src has fewer bytes than blob.Size, so
+// that a Backend need not begin to store it.
+func CheckSource(blob ocispec.Descriptor, src io.ReaderAt) error {
+	if blob.Size <= 0 {
+		return nil
+	}
+	var last [1]byte
+	n, err := src.ReadAt(last[:], blob.Size-1)
+	if n == 1 {
+		return nil
+	}
+	if err == io.EOF {
+		err = fmt.Errorf("the source has less than its %d bytes: %w", blob.Size, ErrCorrupt)
+	}
+	return fmt.Errorf("put blob %s: %w", blob.Digest, err)
+}

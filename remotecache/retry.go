@@ -5,16 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/mayfly-build/mayfly/internal/retry"
 )
 
-// Retry returns b with calls repeated after faults that pass, such as those of
-// a network and those a backend marks with retry.After. A reader that breaks
-// off is taken up where it stopped; its tries are counted anew after each byte
-// it got on.
+// Retry returns b with calls repeated after faults that pass: those that
+// retry.Passing knows, which are the network's and those whose error says so.
+// A reader that breaks off is taken up where it stopped.
 func Retry(b Backend, p retry.Policy) Backend { return retrying{b, p} }
 
 type retrying struct {
@@ -67,8 +67,11 @@ type resumingReader struct {
 	err   error // sticky
 }
 
-func (r *resumingReader) open() (err error) {
-	r.r, err = r.from.b.Open(r.ctx, r.blob, r.off)
+func (r *resumingReader) open() error {
+	opened, err := r.from.b.Open(r.ctx, r.blob, r.off)
+	if err == nil {
+		r.r = opened
+	}
 	return err
 }
 
@@ -95,19 +98,25 @@ func (r *resumingReader) Read(p []byte) (int, error) {
 // fault sets err for good, or has the blob open again where it broke off.
 func (r *resumingReader) fault(err error) {
 	r.tries++
-	if err == io.EOF || r.ctx.Err() != nil || !retry.Passing(err) || r.tries >= r.from.p.Limit() {
+	passing, _ := retry.Passing(err)
+	if err == io.EOF || r.ctx.Err() != nil || !passing || r.tries >= maxFaults {
 		r.err = err
 		return
 	}
 	r.r.Close()
-	if werr := r.from.p.Wait(r.ctx, r.tries, err); werr != nil {
-		r.r, r.err = closed{}, errors.Join(werr, err)
-		return
-	}
-	if err := r.from.p.Do(r.ctx, r.open); err != nil {
-		r.r, r.err = closed{}, err
-	}
+	r.r = closed{}
+	first := true
+	r.err = r.from.p.Do(r.ctx, func() error {
+		if first { // the fault is the first try, so that a pause follows
+			first = false
+			return err
+		}
+		return r.open()
+	})
 }
+
+// maxFaults bounds how often a reader breaks off without getting on.
+const maxFaults = 5
 
 func (r *resumingReader) Close() error {
 	if r.err == nil {
@@ -121,3 +130,18 @@ type closed struct{}
 
 func (closed) Read([]byte) (int, error) { return 0, io.EOF }
 func (closed) Close() error             { return nil }
+
+// Tried marks the error of a backend that tries again by itself, so that Retry
+// does not do it all over. A nil err stays nil.
+func Tried(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &tried{err}
+}
+
+type tried struct{ err error }
+
+func (t *tried) Error() string                { return t.err.Error() }
+func (t *tried) Unwrap() error                { return t.err }
+func (t *tried) Retry() (bool, time.Duration) { return false, 0 }
