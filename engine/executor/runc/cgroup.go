@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -12,6 +13,7 @@ import (
 	"github.com/opencontainers/cgroups"
 	_ "github.com/opencontainers/cgroups/devices" // device rules
 	"github.com/opencontainers/cgroups/manager"
+	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,7 +26,11 @@ const cgroupPrefix = "mayfly-"
 type cgroupHome struct {
 	unified bool
 	dirs    []string // our own cgroup in each hierarchy that a container gets one in; none: not writable
+	shown   []shownCgroup
 }
+
+// A shownCgroup is a version 1 hierarchy whose cgroup a container may read.
+type shownCgroup struct{ name, own string }
 
 // findCgroupHome looks where cgroups can be made. Of the separate hierarchies
 // of version 1 those are used that do something for a container without
@@ -51,7 +57,39 @@ func findCgroupHome() cgroupHome {
 			h.dirs = append(h.dirs, dir)
 		}
 	}
+	// Language runtimes read their limits there. Each costs two mounts.
+	for _, name := range []string{"cpu", "cpuacct", "cpuset", "memory", "pids"} {
+		if own, err := cgroups.GetOwnCgroupPath(name); err == nil {
+			h.shown = append(h.shown, shownCgroup{name, own})
+		}
+	}
 	return h
+}
+
+// mounts is all with, instead of all version 1 hierarchies (libcontainer's
+// answer to a "cgroup" mount), those that a process may look for.
+func (g *cgroup) mounts(all []*configs.Mount) []*configs.Mount {
+	i := slices.IndexFunc(all, func(m *configs.Mount) bool { return m.Device == "cgroup" })
+	if i < 0 || len(g.home.shown) == 0 || g.manager != nil {
+		return all
+	}
+	m := all[i]
+	with := []*configs.Mount{{Source: "tmpfs", Device: "tmpfs", Destination: m.Destination, Flags: m.Flags, Data: "mode=755"}}
+	for _, shown := range g.home.shown {
+		dir := shown.own
+		for _, d := range g.dirs {
+			if filepath.Dir(d) == dir {
+				dir = d
+			}
+		}
+		with = append(with, &configs.Mount{
+			Source:      dir,
+			Device:      "bind",
+			Destination: filepath.Join(m.Destination, shown.name),
+			Flags:       unix.MS_BIND | unix.MS_REC | m.Flags,
+		})
+	}
+	return slices.Replace(slices.Clone(all), i, i+1, with...)
 }
 
 // sweep removes the cgroups of processes of ours that were killed. One in use

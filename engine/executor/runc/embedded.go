@@ -8,10 +8,11 @@ import (
 	"runtime"
 	"syscall"
 
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 
 	"github.com/mayfly-build/mayfly/engine/executor"
-	"github.com/moby/buildkit/solver/pb"
 )
 
 // runEmbedded runs p with libcontainer.
@@ -40,6 +41,9 @@ func (e *Executor) runEmbedded(ctx context.Context, p executor.Process, b *execu
 		return err
 	}
 	defer func() { retErr = join(retErr, group.remove()) }()
+	config.Mounts = group.mounts(config.Mounts)
+	// The process sets up no cgroup, and reading its configuration takes time.
+	config.Cgroups = &cgroups.Cgroup{Resources: &cgroups.Resources{}}
 	if group.home.unified && len(group.dirs) > 0 {
 		l.config.Cgroup2Path = group.dirs[0]
 	}

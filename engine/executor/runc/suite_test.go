@@ -42,15 +42,21 @@ func TestCrun(t *testing.T) {
 	if _, err := exec.LookPath("crun"); err != nil {
 		t.Skip("needs crun (package crun)")
 	}
-	path := "crun"
-	// crun refuses to work with both versions of cgroups; take one away.
-	if _, err := os.Stat("/sys/fs/cgroup/unified"); err == nil {
-		path = filepath.Join(t.TempDir(), "crun")
-		const script = "#!/bin/sh\nexec unshare -m sh -c 'umount /sys/fs/cgroup/unified; exec crun \"$@\"' crun \"$@\"\n"
-		if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
+	path := externalRuntime(t, "crun")
 	executortest.Run(t, func(t *testing.T) executor.Executor { return newExecutor(t, path) },
 		"MountTmpfsKeepsMode") // crun gives every tmpfs mode 1777
+}
+
+// externalRuntime is the runtime name in a form that works here: crun refuses
+// to when both versions of cgroups are mounted, so one is taken away.
+func externalRuntime(t testing.TB, name string) string {
+	if _, err := os.Stat("/sys/fs/cgroup/unified"); name != "crun" || err != nil {
+		return name
+	}
+	path := filepath.Join(t.TempDir(), "crun")
+	const script = "#!/bin/sh\nexec unshare -m sh -c 'umount /sys/fs/cgroup/unified; exec crun \"$@\"' crun \"$@\"\n"
+	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
