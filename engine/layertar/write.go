@@ -34,6 +34,20 @@ const (
 // of about 1 MiB. A file whose content is longer or shorter than its entry says
 // is an error that names it.
 func Write(ctx context.Context, w io.Writer, d fsdiff.Diff, base *fsdiff.View) (Stats, error) {
+	stats, err := Pack(ctx, w, func(ctx context.Context, add func(*tar.Header, *fsdiff.Entry) error) error {
+		h := newHeaders(d, base, add)
+		x := &differ{ctx: ctx, diff: d, base: base, emit: h.change}
+		return x.walk("", base != nil)
+	})
+	if err != nil {
+		return Stats{}, fmt.Errorf("write layer: %w", err)
+	}
+	return stats, nil
+}
+
+// Pack writes a tar with the headers that walk adds, each followed by the
+// content of its entry unless its size is 0. Files are read as Write does.
+func Pack(ctx context.Context, w io.Writer, walk func(ctx context.Context, add func(*tar.Header, *fsdiff.Entry) error) error) (Stats, error) {
 	g, ctx := errgroup.WithContext(ctx)
 	p := &packer{
 		ctx:   ctx,
@@ -43,9 +57,7 @@ func Write(ctx context.Context, w io.Writer, d fsdiff.Diff, base *fsdiff.View) (
 	}
 	g.Go(func() error {
 		defer close(p.queue)
-		h := newHeaders(d, base, p.add)
-		x := &differ{ctx: ctx, diff: d, base: base, emit: h.change}
-		if err := x.walk("", base != nil); err != nil {
+		if err := walk(ctx, p.add); err != nil {
 			return err
 		}
 		return p.flush()
@@ -56,7 +68,7 @@ func Write(ctx context.Context, w io.Writer, d fsdiff.Diff, base *fsdiff.View) (
 		return err
 	})
 	if err := g.Wait(); err != nil {
-		return Stats{}, fmt.Errorf("write layer: %w", err)
+		return Stats{}, err
 	}
 	return stats, nil
 }
