@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -42,7 +43,8 @@ type HostTree struct {
 // Host walks the directory root and returns what the options let through. The
 // bytes stay where they are: what changes between the walk and the read is an
 // ErrChanged. Sockets appear as empty files, as they do to BuildKit. The root
-// entry is 0755 and belongs to 0:0 whatever the directory's is.
+// entry is 0755, belongs to 0:0 and is of now, whatever the directory's is, as
+// where BuildKit receives a context.
 //
 // A directory that vanishes during the walk is left out; one that may not be
 // read is an error unless the patterns exclude it.
@@ -60,10 +62,6 @@ func host(ctx context.Context, root string, opt HostOptions) (*HostTree, error) 
 		return nil, err
 	}
 	r, err := openRoot(abs)
-	if err != nil {
-		return nil, err
-	}
-	st, err := os.Stat(abs)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +92,7 @@ func host(ctx context.Context, root string, opt HostOptions) (*HostTree, error) 
 		return nil, err
 	}
 	t := &HostTree{
-		root: &Entry{Mode: fs.ModeDir | 0o755, ModTime: st.ModTime()},
+		root: &Entry{Mode: fs.ModeDir | 0o755, ModTime: time.Now()},
 		dirs: map[string][]*Entry{},
 	}
 	t.collect(top)
@@ -303,6 +301,9 @@ func (t *HostTree) collect(d *hostDir) bool {
 	t.dirs[d.node.Path] = slices.Clip(list)
 	return true
 }
+
+// IsContext implements Context.
+func (t *HostTree) IsContext() bool { return true }
 
 // Len returns the number of entries and the sum of their sizes in bytes.
 func (t *HostTree) Len() (entries int, bytes int64) { return t.files, t.bytes }
