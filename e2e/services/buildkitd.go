@@ -223,3 +223,17 @@ func Failed(steps []Step) string {
 	}
 	return b.String()
 }
+
+// PeakRSS returns the most memory that the daemon has held at once, in bytes.
+func (b *Buildkitd) PeakRSS() (int64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.p.cmd.Process.Pid))
+	if err != nil {
+		return 0, fmt.Errorf("read buildkitd's peak memory: %w", err)
+	}
+	_, rest, _ := bytes.Cut(status, []byte("VmHWM:"))
+	var kib int64
+	if _, err := fmt.Sscanf(string(rest), "%d kB", &kib); err != nil {
+		return 0, fmt.Errorf("read buildkitd's peak memory: %w", err)
+	}
+	return kib << 10, nil
+}
