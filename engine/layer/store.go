@@ -30,6 +30,10 @@ type Config struct {
 	Content  *content.Store         // blobs of the state dir
 	Tmp      func() (string, error) // makes a directory on Dir's file system
 	Parallel int                    // layers unpacked at once; 0 means 4
+
+	// Origin returns the origin of a repository that layers of the state dir
+	// came from ("host/name"); nil means that there are none.
+	Origin func(repository string) Origin
 }
 
 // A Store makes States and keeps layers in the state dir, which any number of
@@ -39,6 +43,7 @@ type Store struct {
 	content *content.Store
 	tmp     func() (string, error)
 	slots   chan struct{}
+	origin  func(string) Origin
 
 	mu       sync.Mutex
 	interned map[blobKey]*State
@@ -52,7 +57,7 @@ func New(cfg Config) (*Store, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o711); err != nil {
 		return nil, err
 	}
-	return &Store{dir: cfg.Dir, content: cfg.Content, tmp: cfg.Tmp, slots: make(chan struct{}, cfg.Parallel), interned: map[blobKey]*State{}}, nil
+	return &Store{dir: cfg.Dir, content: cfg.Content, tmp: cfg.Tmp, slots: make(chan struct{}, cfg.Parallel), interned: map[blobKey]*State{}, origin: cfg.Origin}, nil
 }
 
 // FromBlob returns parent with a layer on top that is known as a blob. Equal
@@ -114,6 +119,7 @@ type meta struct {
 type blobMeta struct {
 	Descriptor ocispec.Descriptor `json:"descriptor"`
 	DiffID     digest.Digest      `json:"diffID"`
+	Repository string             `json:"repository,omitempty"` // where it can be read
 }
 
 // place files dir as the files of layer id and returns where they are now. A
@@ -137,7 +143,7 @@ func (st *Store) place(id, dir string, s *State) (string, error) {
 	if err := os.WriteFile(filepath.Join(tmp, "meta.json"), dt, 0o644); err != nil {
 		return "", err
 	}
-	if blobs := localBlobs(s.Blobs()); len(blobs) > 0 {
+	if blobs := blobMetas(s.Blobs()); len(blobs) > 0 {
 		if err := writeJSON(filepath.Join(tmp, "blobs.json"), blobs); err != nil {
 			return "", err
 		}
@@ -152,11 +158,18 @@ func (st *Store) place(id, dir string, s *State) (string, error) {
 	return filepath.Join(final, "fs"), err
 }
 
-func localBlobs(blobs []Blob) (out []blobMeta) {
+func blobMetas(blobs []Blob) (out []blobMeta) {
 	for _, b := range blobs {
-		if b.DiffID != "" {
-			out = append(out, blobMeta{b.Desc, b.DiffID})
+		if b.DiffID == "" {
+			continue
 		}
+		m := blobMeta{Descriptor: b.Desc, DiffID: b.DiffID}
+		if b.Origin != nil {
+			if m.Repository = b.Origin.Repository(); m.Repository == "" {
+				continue
+			}
+		}
+		out = append(out, m)
 	}
 	return out
 }
@@ -166,7 +179,7 @@ func localBlobs(blobs []Blob) (out []blobMeta) {
 func (st *Store) writeBlobs(id string, blobs []Blob) {
 	dir := filepath.Join(st.dir, id)
 	tmp := filepath.Join(dir, ".blobs-"+randomName())
-	if writeJSON(tmp, localBlobs(blobs)) != nil || os.Rename(tmp, filepath.Join(dir, "blobs.json")) != nil {
+	if writeJSON(tmp, blobMetas(blobs)) != nil || os.Rename(tmp, filepath.Join(dir, "blobs.json")) != nil {
 		os.Remove(tmp)
 	}
 }
@@ -203,8 +216,11 @@ func (st *Store) load(parent *State, id string) (*State, error) {
 		if err := b.Descriptor.Digest.Validate(); err != nil {
 			return nil, err
 		}
-		if st.content.Has(b.Descriptor) {
+		switch {
+		case st.content.Has(b.Descriptor):
 			s.blobs = append(s.blobs, Blob{Desc: b.Descriptor, DiffID: b.DiffID})
+		case b.Repository != "" && st.origin != nil:
+			s.blobs = append(s.blobs, Blob{Desc: b.Descriptor, DiffID: b.DiffID, Origin: st.origin(b.Repository)})
 		}
 	}
 	if m.FS {

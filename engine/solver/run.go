@@ -132,6 +132,9 @@ func (n *node[R]) runOnce(ctx context.Context, op Op[R]) ([]R, error) {
 		return nil, err
 	}
 	n.s.cfg.Observer.End(octx, n.v, err)
+	if err == nil && n.s.cfg.Made != nil {
+		n.s.cfg.Made(n.v, outs)
+	}
 	return outs, err
 }
 
@@ -214,11 +217,11 @@ func (n *node[R]) markCached() {
 	if told {
 		return
 	}
-	if _, ran := n.ran.Peek(); !ran {
-		n.s.cfg.Observer.Cached(n.v)
-	}
 	for _, in := range n.inputs {
 		in.node.markCached()
+	}
+	if _, ran := n.ran.Peek(); !ran {
+		n.s.cfg.Observer.Cached(n.v)
 	}
 }
 

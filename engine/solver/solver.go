@@ -95,6 +95,10 @@ type Config[R any] struct {
 	// called beside the build; nil means that nothing is filed.
 	Save func(ctx context.Context, k *Key, v *llb.Vertex, r R) error
 
+	// Made is told of results as soon as an operation has made them; nil means
+	// that nobody is.
+	Made func(v *llb.Vertex, outputs []R)
+
 	// Lost reports whether an error says that a result which a cache promised
 	// cannot be had any more: evicted, expired or corrupt. Whatever made the
 	// result is then run. nil means that no error does.

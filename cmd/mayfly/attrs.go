@@ -1,0 +1,127 @@
+package main
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tonistiigi/go-csvvalue"
+)
+
+// attrs are the key=value fields of one flag. Reading a field takes it away,
+// so that done can name what nobody knows.
+type attrs struct {
+	flag, text string
+	fields     map[string]string
+	known      []string
+	err        error
+}
+
+// parseAttrs splits type=…,key=value,… . A text that is no list of fields is
+// returned as plain.
+func parseAttrs(flag, text string) (a *attrs, plain string, err error) {
+	fields, err := csvvalue.Fields(text, nil)
+	if err != nil {
+		return nil, "", usagef("--%s %s: %v", flag, text, err)
+	}
+	if len(fields) == 1 && !strings.Contains(fields[0], "=") {
+		return nil, fields[0], nil
+	}
+	a = &attrs{flag: flag, text: text, fields: map[string]string{}}
+	for _, f := range fields {
+		k, v, ok := strings.Cut(f, "=")
+		if !ok {
+			return nil, "", usagef("--%s %s: field %q is not key=value", flag, text, f)
+		}
+		a.fields[strings.ToLower(k)] = v
+	}
+	return a, "", nil
+}
+
+func (a *attrs) has(key string) bool { _, ok := a.fields[key]; return ok }
+
+func (a *attrs) str(key, def string) string {
+	a.known = append(a.known, key)
+	v, ok := a.fields[key]
+	if !ok {
+		return def
+	}
+	delete(a.fields, key)
+	return v
+}
+
+func (a *attrs) boolean(key string, def bool) bool {
+	v := a.str(key, "")
+	if v == "" {
+		return def
+	}
+	b, err := strconv.ParseBool(v)
+	if err != nil {
+		a.fail("%s=%s is not true or false", key, v)
+	}
+	return b
+}
+
+func (a *attrs) integer(key string) (int, bool) {
+	v := a.str(key, "")
+	if v == "" {
+		return 0, false
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		a.fail("%s=%s is not a number", key, v)
+	}
+	return n, err == nil
+}
+
+func (a *attrs) oneOf(key, def string, values ...string) string {
+	v := a.str(key, def)
+	if !slices.Contains(values, v) {
+		a.fail("%s=%s is none of %s", key, v, strings.Join(values, ", "))
+	}
+	return v
+}
+
+// prefixed takes every field whose key starts with prefix.
+func (a *attrs) prefixed(prefix string) map[string]string {
+	out := map[string]string{}
+	for k, v := range a.fields {
+		if rest, ok := strings.CutPrefix(k, prefix); ok {
+			out[rest] = v
+			delete(a.fields, k)
+		}
+	}
+	return out
+}
+
+func (a *attrs) fail(format string, args ...any) {
+	if a.err == nil {
+		a.err = usagef("--"+a.flag+" "+strings.ReplaceAll(a.redacted(), "%", "%%")+": "+format, args...)
+	}
+}
+
+// done returns the first error, or one that names an unknown field and those
+// that are known.
+func (a *attrs) done() error {
+	if a.err == nil && len(a.fields) > 0 {
+		unknown := slices.Sorted(maps.Keys(a.fields))
+		slices.Sort(a.known)
+		a.fail("unknown attribute %s; the known ones are %s", strings.Join(unknown, ", "), strings.Join(slices.Compact(a.known), ", "))
+	}
+	return a.err
+}
+
+// redacted returns the flag's text without the values of credentials.
+func (a *attrs) redacted() string {
+	fields := strings.Split(a.text, ",")
+	for i, f := range fields {
+		k, _, ok := strings.Cut(f, "=")
+		for _, word := range []string{"secret", "token", "password", "access_key"} {
+			if ok && strings.Contains(strings.ToLower(k), word) {
+				fields[i] = k + "=***"
+			}
+		}
+	}
+	return strings.Join(fields, ",")
+}

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/util/progress/progressui"
+	"github.com/spf13/pflag"
+
+	"github.com/mayfly-build/mayfly/engine"
+	"github.com/mayfly-build/mayfly/engine/executor"
+	"github.com/mayfly-build/mayfly/engine/executor/runc"
+	"github.com/mayfly-build/mayfly/engine/progress"
+	"github.com/mayfly-build/mayfly/internal/registry"
+)
+
+func build(ctx context.Context, w world, args []string) error {
+	o, err := parseBuild(w, args)
+	if err != nil {
+		if isHelp(err) {
+			return nil
+		}
+		return err
+	}
+	req, cleanup, err := request(ctx, w, o)
+	if err != nil {
+		return err
+	}
+	defer cleanup()
+	stream, shown, err := display(w, o)
+	if err != nil {
+		return err
+	}
+	req.Progress = stream
+	res, err := engine.Build(ctx, req)
+	shown()
+	if err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("build stopped: %w", context.Cause(ctx))
+		}
+		return err
+	}
+	return finish(w, o, req, res)
+}
+
+// request turns the options into the engine's Request. What it opened is
+// closed by the function it returns.
+func request(ctx context.Context, w world, o buildOptions) (_ engine.Request, cleanup func(), err error) {
+	req := engine.Request{
+		StateDir: o.root, Snapshotter: o.snapshotter, Parallel: o.parallel,
+		Registry: registry.New(registry.Config{UserAgent: "mayfly/" + version, Insecure: insecureHosts(o)}),
+		NewExecutor: func(dir string) (executor.Executor, error) {
+			return runc.New(runc.Config{StateDir: dir, Runtime: o.runtime})
+		},
+	}
+	if req.Secrets, err = secrets(w, o); err != nil {
+		return req, nil, err
+	}
+	if req.Agents, err = agents(w, o); err != nil {
+		return req, nil, err
+	}
+	if req.Allow, err = entitlements(o); err != nil {
+		return req, nil, err
+	}
+	if req.Outputs, err = outputs(w, o); err != nil {
+		return req, nil, err
+	}
+	if err := caches(o, &req); err != nil {
+		return req, nil, err
+	}
+	c, err := openContext(ctx, w, o)
+	if err != nil {
+		return req, nil, err
+	}
+	if err := frontendOptions(w, o, c.opts); err != nil {
+		c.close()
+		return req, nil, err
+	}
+	req.Frontend, req.Locals = c.opts, c.locals
+	return req, c.close, nil
+}
+
+// display returns the stream of a build's events and a function that waits
+// until all of them are shown.
+func display(w world, o buildOptions) (*progress.Stream, func(), error) {
+	mode := progressui.DisplayMode(o.progress)
+	if o.progress == "quiet" {
+		return progress.New(), func() {}, nil
+	}
+	out, ok := w.stderr.(*os.File)
+	var d progressui.Display
+	var err error
+	if ok {
+		d, err = progressui.NewDisplay(out, mode)
+	} else {
+		if mode == progressui.AutoMode || mode == progressui.TtyMode {
+			mode = progressui.PlainMode
+		}
+		d, err = progressui.NewDisplay(w.stderr, mode)
+	}
+	if err != nil {
+		return nil, nil, usagef("--progress %s: %v", o.progress, err)
+	}
+	ch := make(chan *client.SolveStatus, 64)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// The context is the display's own: what happened before a
+		// cancellation is still to be seen.
+		d.UpdateFrom(context.Background(), ch)
+	}()
+	stream := progress.New(func(st *client.SolveStatus) { ch <- st })
+	return stream, func() { close(ch); <-done }, nil
+}
+
+// finish writes what the result is to the files that were asked for, and to
+// standard output.
+func finish(w world, o buildOptions, req engine.Request, res *engine.Result) error {
+	if o.metadataFile != "" {
+		if err := writeMetadata(o.metadataFile, res); err != nil {
+			return fmt.Errorf("metadata file: %w", err)
+		}
+	}
+	if o.iidFile != "" && res.Config != "" {
+		if err := writeWhole(o.iidFile, []byte(res.Config)); err != nil {
+			return fmt.Errorf("iidfile: %w", err)
+		}
+	}
+	if len(req.Outputs) == 0 && o.progress != "quiet" {
+		fmt.Fprintln(w.stderr, "warning: no output is given: the result stays in the state dir; name it with -t and push it with --push, or give -o")
+	}
+	for _, c := range res.Caches {
+		if c.Outcome != "ok" && o.progress != "quiet" {
+			fmt.Fprintf(w.stderr, "warning: cache %s: %s: %s\n", c.Name, c.Outcome, c.Reason)
+		}
+	}
+	if res.Digest != "" && !writesStdout(o) {
+		_, err := fmt.Fprintln(w.stdout, res.Digest)
+		return err
+	}
+	return nil
+}
+
+func writeWhole(path string, dt []byte) error {
+	f, err := toFile(path)()
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(dt); err != nil {
+		f.(*wholeFile).Abandon()
+		return err
+	}
+	return f.Close()
+}
+
+func itoa(n int64) string { return strconv.FormatInt(n, 10) }
+
+func isHelp(err error) bool { return errors.Is(err, pflag.ErrHelp) }

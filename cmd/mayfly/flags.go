@@ -1,0 +1,109 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// buildOptions are the options of mayfly build, as they were given.
+type buildOptions struct {
+	context string
+
+	addHosts, allow, annotations       []string
+	buildArgs, buildContexts           []string
+	cacheFrom, cacheTo                 []string
+	labels, noCacheFilter, outputs     []string
+	secrets, ssh, tags, ulimits        []string
+	cgroupParent, file, network        string
+	platform, progress, shmSize        string
+	target, root, runtime, snapshotter string
+	iidFile, metadataFile              string
+	noCache, pull, push, quiet         bool
+	parallel                           int
+}
+
+// parseBuild reads the arguments of mayfly build, whose options are spelled
+// as docker buildx build's.
+func parseBuild(w world, args []string) (buildOptions, error) {
+	var o buildOptions
+	f := pflag.NewFlagSet("mayfly build", pflag.ContinueOnError)
+	f.SetOutput(w.stderr)
+	f.SortFlags = true
+	f.StringArrayVar(&o.addHosts, "add-host", nil, "add a `HOST:IP` to /etc/hosts of the steps")
+	f.StringArrayVar(&o.allow, "allow", nil, "allow an `ENTITLEMENT`: network.host, security.insecure")
+	f.StringArrayVar(&o.annotations, "annotation", nil, "add an annotation `KEY=VALUE` to the image")
+	f.StringArrayVar(&o.buildArgs, "build-arg", nil, "set a build argument `NAME[=VALUE]`; without a value, the environment's")
+	f.StringArrayVar(&o.buildContexts, "build-context", nil, "name another context: `NAME=PATH|URL|docker-image://REF`")
+	f.StringArrayVar(&o.cacheFrom, "cache-from", nil, "read a cache: `type=registry,ref=REF` or REF; type=local,src=DIR")
+	f.StringArrayVar(&o.cacheTo, "cache-to", nil, "write a cache: `type=registry,ref=REF[,mode=max]`; type=local,dest=DIR; type=inline")
+	f.StringVar(&o.cgroupParent, "cgroup-parent", "", "parent `CGROUP` of the steps")
+	f.StringVarP(&o.file, "file", "f", "", "the Dockerfile: `PATH`, or - for standard input (default PATH/Dockerfile)")
+	f.StringVar(&o.iidFile, "iidfile", "", "write the image's config digest to `FILE`")
+	f.StringArrayVar(&o.labels, "label", nil, "add a label `KEY=VALUE` to the image")
+	f.StringVar(&o.metadataFile, "metadata-file", "", "write what was built to `FILE` as JSON")
+	f.StringVar(&o.network, "network", "", "`MODE` of the steps' network: default, host or none")
+	f.BoolVar(&o.noCache, "no-cache", false, "run every step")
+	f.StringArrayVar(&o.noCacheFilter, "no-cache-filter", nil, "run every step of a `STAGE`")
+	f.StringArrayVarP(&o.outputs, "output", "o", nil, "where the result goes: `type=image|oci|docker|tar|local,…`, or a directory, or - for a tar on stdout")
+	f.StringVar(&o.platform, "platform", "", "`PLATFORM` to build for (default this machine's)")
+	f.StringVar(&o.progress, "progress", "auto", "`STYLE` of the progress: auto, plain, tty, rawjson, quiet")
+	f.BoolVar(&o.pull, "pull", false, "ask the registry for base images; always so here, accepted for compatibility")
+	f.BoolVar(&o.push, "push", false, "push the image: short for -o type=image,push=true")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress, print the digest")
+	f.IntVar(&o.parallel, "max-parallelism", 0, "steps running at once; 0 means `N` = 8")
+	f.StringVar(&o.root, "root", "", "the state `DIR` (default $XDG_CACHE_HOME/mayfly)")
+	f.StringVar(&o.runtime, "oci-runtime", "", "run steps with an external OCI `RUNTIME`, such as crun, instead of the built-in one")
+	f.StringArrayVar(&o.secrets, "secret", nil, "give a secret to the steps that mount it: `id=ID[,src=FILE|env=NAME]`")
+	f.StringVar(&o.shmSize, "shm-size", "", "`SIZE` of /dev/shm of the steps")
+	f.StringVar(&o.snapshotter, "snapshotter", "auto", "how root file systems are mounted: auto, overlay or native (`NAME`)")
+	f.StringArrayVar(&o.ssh, "ssh", nil, "give an SSH agent to the steps that mount it: `default|ID[=SOCKET|KEY[,KEY]]`")
+	f.StringArrayVarP(&o.tags, "tag", "t", nil, "`NAME` of the image; may be given several times")
+	f.StringVar(&o.target, "target", "", "the `STAGE` to build")
+	f.StringArrayVar(&o.ulimits, "ulimit", nil, "a `LIMIT` of the steps: nofile=1024:1024")
+	f.Usage = func() {
+		fmt.Fprintf(w.stderr, "Usage: mayfly build [OPTIONS] PATH|URL|-\n\nOptions:\n%s", f.FlagUsages())
+	}
+	if err := f.Parse(args); err != nil {
+		return o, usageError{err}
+	}
+	if f.NArg() != 1 {
+		return o, usagef("mayfly build takes one context (PATH, URL or -), %d are given", f.NArg())
+	}
+	o.context = f.Arg(0)
+	switch o.progress {
+	case "auto", "plain", "tty", "rawjson", "quiet":
+	default:
+		return o, usagef("--progress: %q is none of auto, plain, tty, rawjson, quiet", o.progress)
+	}
+	if o.quiet {
+		o.progress = "quiet"
+	}
+	if o.root == "" {
+		o.root = defaultRoot(w)
+	}
+	return o, nil
+}
+
+func defaultRoot(w world) string {
+	if d := w.env("XDG_CACHE_HOME"); d != "" {
+		return filepath.Join(d, "mayfly")
+	}
+	home := w.env("HOME")
+	if home == "" {
+		home = os.TempDir()
+	}
+	return filepath.Join(home, ".cache", "mayfly")
+}
+
+// keyValue splits KEY=VALUE of a flag.
+func keyValue(flag, s string) (string, string, error) {
+	k, v, ok := strings.Cut(s, "=")
+	if !ok || k == "" {
+		return "", "", usagef("--%s: %q is not KEY=VALUE", flag, s)
+	}
+	return k, v, nil
+}

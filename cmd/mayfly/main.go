@@ -1,0 +1,102 @@
+// Command mayfly builds container images in one process that lives for one
+// job.
+//
+//	arguments, environment ──▶ cmd/mayfly ──engine.Request──▶ engine
+//	stdout: the result; stderr: the progress
+//
+// This is the only place that reads flags and environment variables.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/mayfly-build/mayfly/engine/executor/runc"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	if runc.IsInit() {
+		runc.Init()
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := Main(ctx, os.Args[1:], os.LookupEnv, os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// The exit codes, as the README says them.
+const (
+	exitOK     = 0
+	exitFailed = 1 // the build failed
+	exitUsage  = 2 // the command cannot be understood
+)
+
+// A usageError is a command that cannot be understood.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// world is what a command may touch of the process it runs in.
+type world struct {
+	getenv         func(string) (string, bool)
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+func (w world) env(name string) string {
+	v, _ := w.getenv(name)
+	return v
+}
+
+const usage = `mayfly builds container images for CI jobs.
+
+Usage:
+  mayfly build [OPTIONS] PATH|URL|-    build an image from a Dockerfile
+  mayfly version                       print the version
+
+"mayfly build --help" lists the options.
+`
+
+// Main runs one command and returns its exit code. When ctx is done the
+// command stops what it started and cleans up.
+func Main(ctx context.Context, args []string, getenv func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) int {
+	w := world{getenv: getenv, stdin: stdin, stdout: stdout, stderr: stderr}
+	err := run(ctx, w, args)
+	if err == nil {
+		return exitOK
+	}
+	report(stderr, err)
+	var u usageError
+	if errors.As(err, &u) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+func run(ctx context.Context, w world, args []string) error {
+	if len(args) == 0 {
+		fmt.Fprint(w.stderr, usage)
+		return usagef("no command is given")
+	}
+	switch args[0] {
+	case "build":
+		return build(ctx, w, args[1:])
+	case "version", "--version":
+		_, err := fmt.Fprintln(w.stdout, "mayfly", version)
+		return err
+	case "help", "--help", "-h":
+		_, err := fmt.Fprint(w.stdout, usage)
+		return err
+	}
+	return usagef("unknown command %q: the commands are build and version", args[0])
+}

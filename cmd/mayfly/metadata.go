@@ -1,0 +1,78 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+
+	"github.com/mayfly-build/mayfly/engine"
+)
+
+// writeMetadata writes what was built, with buildx's keys and our own under
+// "mayfly.".
+func writeMetadata(path string, res *engine.Result) error {
+	m := map[string]any{
+		"buildx.build.ref": "mayfly/mayfly/" + res.Ref,
+		"mayfly.steps":     steps(res),
+		"mayfly.bytes":     map[string]int64{"pulled": res.BytesIn, "pushed": res.BytesOut},
+		"mayfly.caches":    cacheOutcomes(res),
+		"mayfly.seconds":   res.Seconds,
+	}
+	if len(res.Warnings) > 0 {
+		m["mayfly.warnings"] = res.Warnings
+	}
+	if res.Descriptor != nil {
+		m["containerimage.digest"] = res.Digest
+		m["containerimage.config.digest"] = res.Config
+		m["containerimage.descriptor"] = res.Descriptor
+		if len(res.Names) > 0 {
+			m["image.name"] = strings.Join(res.Names, ",")
+		}
+	}
+	if res.Manifest != nil {
+		m["cache.manifest"] = res.Manifest
+	}
+	dt, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeWhole(path, append(dt, '\n'))
+}
+
+// A stepEntry is a step in the metadata file.
+type stepEntry struct {
+	Name    string  `json:"name"`
+	Digest  string  `json:"digest"`
+	Cached  bool    `json:"cached"`
+	Seconds float64 `json:"seconds"`
+}
+
+func steps(res *engine.Result) []stepEntry {
+	out := []stepEntry{}
+	for _, s := range res.Steps {
+		out = append(out, stepEntry{s.Name, s.Digest.String(), s.Cached, s.Seconds})
+	}
+	return out
+}
+
+// A cacheEntry is a cache in the metadata file.
+type cacheEntry struct {
+	Name    string  `json:"name"`
+	Action  string  `json:"action"` // import or export
+	Outcome string  `json:"outcome"`
+	Reason  string  `json:"reason,omitempty"`
+	Blobs   int     `json:"blobs,omitempty"`
+	Bytes   int64   `json:"bytes,omitempty"`
+	Seconds float64 `json:"seconds"`
+}
+
+func cacheOutcomes(res *engine.Result) []cacheEntry {
+	out := []cacheEntry{}
+	for _, c := range res.Caches {
+		e := cacheEntry{Name: c.Name, Action: "import", Outcome: c.Outcome, Reason: c.Reason, Blobs: c.Blobs, Bytes: c.Bytes, Seconds: c.Seconds}
+		if c.Export {
+			e.Action = "export"
+		}
+		out = append(out, e)
+	}
+	return out
+}

@@ -1,0 +1,270 @@
+package main
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mayfly-build/mayfly/engine"
+	"github.com/mayfly-build/mayfly/engine/compression"
+	"github.com/mayfly-build/mayfly/internal/registry"
+)
+
+// outputs turns --output, --push and --tag into the engine's outputs.
+func outputs(w world, o buildOptions) ([]engine.Output, error) {
+	names, err := imageNames("tag", o.tags)
+	if err != nil {
+		return nil, err
+	}
+	var out []engine.Output
+	for _, text := range o.outputs {
+		e, err := output(w, text, names)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, e)
+	}
+	annotations, err := annotationsOf(o)
+	if err != nil {
+		return nil, err
+	}
+	hasImage := false
+	for i := range out {
+		out[i].Annotations = merged(annotations, out[i].Annotations)
+		if out[i].Kind == engine.OutputImage {
+			hasImage = true
+			out[i].Push = out[i].Push || o.push
+		}
+	}
+	if !hasImage && (o.push || len(out) == 0 && len(names) > 0) {
+		out = append(out, engine.Output{Kind: engine.OutputImage, Names: names, Push: o.push, Annotations: annotations})
+	}
+	for _, e := range out {
+		if e.Kind == engine.OutputImage && e.Push && len(e.Names) == 0 {
+			return nil, usagef("--push needs a name: give it with -t")
+		}
+	}
+	return out, nil
+}
+
+func merged(a, b map[string]string) map[string]string {
+	if len(a) == 0 {
+		return b
+	}
+	out := map[string]string{}
+	for _, m := range []map[string]string{a, b} {
+		for k, v := range m {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+func annotationsOf(o buildOptions) (map[string]string, error) {
+	out := map[string]string{}
+	for _, s := range o.annotations {
+		k, v, err := keyValue("annotation", s)
+		if err != nil {
+			return nil, err
+		}
+		k = strings.TrimPrefix(k, "manifest:")
+		if strings.HasPrefix(k, "index:") || strings.HasPrefix(k, "index-descriptor:") {
+			return nil, usagef("--annotation %s: an image for one platform has no index", s)
+		}
+		out[k] = v
+	}
+	return out, nil
+}
+
+// imageNames normalises references.
+func imageNames(flag string, list []string) ([]string, error) {
+	var out []string
+	for _, s := range list {
+		for _, name := range strings.Split(s, ",") {
+			if name = strings.TrimSpace(name); name == "" {
+				continue
+			}
+			ref, err := registry.ParseRef(name)
+			if err != nil {
+				return nil, usagef("--%s: %v", flag, err)
+			}
+			out = append(out, ref.String())
+		}
+	}
+	return out, nil
+}
+
+func output(w world, text string, tags []string) (engine.Output, error) {
+	a, plain, err := parseAttrs("output", text)
+	if err != nil {
+		return engine.Output{}, err
+	}
+	switch {
+	case a == nil && plain == "-":
+		return engine.Output{Kind: engine.OutputTar, Open: toStdout(w)}, nil
+	case a == nil:
+		return engine.Output{Kind: engine.OutputLocal, Dir: plain}, nil
+	}
+	kind := a.oneOf("type", "", "image", "registry", "oci", "docker", "tar", "local")
+	e := engine.Output{Kind: engine.OutputKind(kind)}
+	switch kind {
+	case "registry":
+		e.Kind, e.Push = engine.OutputImage, true
+	case "image":
+		e.Push = a.boolean("push", false)
+	case "oci", "docker":
+		e.Tar = a.boolean("tar", true)
+	}
+	switch kind {
+	case "image", "registry", "oci", "docker":
+		imageAttrs(a, &e, tags)
+	}
+	if kind == "registry" {
+		a.boolean("push", true)
+	}
+	if e.Kind != engine.OutputImage {
+		destination(w, a, &e)
+	}
+	epochAttr(a, &e)
+	return e, a.done()
+}
+
+func imageAttrs(a *attrs, e *engine.Output, tags []string) {
+	e.Names = tags
+	if list := a.str("name", ""); list != "" {
+		names, err := imageNames("output", []string{list})
+		if err != nil && a.err == nil {
+			a.err = err
+		}
+		e.Names = names
+	}
+	e.Compression, e.ForceCompression = compressionAttrs(a)
+	e.DockerTypes = !a.boolean("oci-mediatypes", e.Kind != engine.OutputDocker)
+	e.RewriteTimestamp = a.boolean("rewrite-timestamp", false)
+	e.Annotations = a.prefixed("annotation.")
+	for k, v := range a.prefixed("annotation-manifest.") {
+		e.Annotations[k] = v
+	}
+	a.boolean("registry.insecure", false) // read before, see insecureHosts
+	a.boolean("unpack", false)            // nothing to unpack into
+	a.boolean("store", true)
+}
+
+func compressionAttrs(a *attrs) (compression.Config, bool) {
+	var c compression.Config
+	if name := a.str("compression", ""); name != "" {
+		t, err := compression.Parse(name)
+		if err != nil {
+			a.fail("%v", err)
+		}
+		c.Type = t
+	}
+	if n, ok := a.integer("compression-level"); ok {
+		c.Level = compression.At(n)
+	}
+	return c, a.boolean("force-compression", false)
+}
+
+func epochAttr(a *attrs, e *engine.Output) {
+	v := a.str("source-date-epoch", "")
+	if v == "" {
+		return
+	}
+	n, err := strconv.ParseInt(v, 10, 64)
+	if err != nil {
+		a.fail("source-date-epoch=%s is not a number of seconds", v)
+		return
+	}
+	t := time.Unix(n, 0).UTC()
+	e.Epoch = &t
+}
+
+// destination says where a file or directory goes: dest, or standard output.
+func destination(w world, a *attrs, e *engine.Output) {
+	dest := a.str("dest", "")
+	isDir := e.Kind == engine.OutputLocal || (e.Kind != engine.OutputTar && !e.Tar)
+	switch {
+	case isDir && (dest == "" || dest == "-"):
+		a.fail("dest is missing: the directory to write to")
+	case isDir:
+		e.Dir = dest
+	case dest == "" || dest == "-":
+		e.Open = toStdout(w)
+	default:
+		e.Open = toFile(dest)
+	}
+}
+
+type nopCloser struct{ io.Writer }
+
+func (nopCloser) Close() error { return nil }
+
+func toStdout(w world) func() (io.WriteCloser, error) {
+	return func() (io.WriteCloser, error) { return nopCloser{w.stdout}, nil }
+}
+
+// toFile writes a file that is there whole or not at all.
+func toFile(path string) func() (io.WriteCloser, error) {
+	return func() (io.WriteCloser, error) {
+		f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
+		if err != nil {
+			return nil, err
+		}
+		return &wholeFile{File: f, path: path}, nil
+	}
+}
+
+// A wholeFile takes its name when it is closed; Abandon removes it instead.
+type wholeFile struct {
+	*os.File
+	path string
+	done bool
+}
+
+func (f *wholeFile) Close() error {
+	if f.done {
+		return nil
+	}
+	f.done = true
+	if err := f.File.Close(); err != nil {
+		os.Remove(f.Name())
+		return err
+	}
+	if err := os.Chmod(f.Name(), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), f.path)
+}
+
+// Abandon gives the file up.
+func (f *wholeFile) Abandon() {
+	if !f.done {
+		f.done = true
+		f.File.Close()
+		os.Remove(f.Name())
+	}
+}
+
+// writesStdout reports whether an output goes to standard output, where the
+// digest then does not.
+func writesStdout(o buildOptions) bool {
+	for _, s := range o.outputs {
+		a, plain, err := parseAttrs("output", s)
+		switch {
+		case err != nil:
+		case a == nil:
+			if plain == "-" {
+				return true
+			}
+		default:
+			kind, dest := a.str("type", ""), a.str("dest", "")
+			if (dest == "" || dest == "-") && (kind == "tar" || kind == "oci" || kind == "docker") {
+				return true
+			}
+		}
+	}
+	return false
+}

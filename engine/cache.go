@@ -1,0 +1,191 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/mayfly-build/mayfly/engine/buildcache"
+	"github.com/mayfly-build/mayfly/engine/exporter/image"
+	"github.com/mayfly-build/mayfly/engine/layer"
+	"github.com/mayfly-build/mayfly/engine/progress"
+	"github.com/mayfly-build/mayfly/remotecache"
+	"github.com/mayfly-build/mayfly/remotecache/inline"
+)
+
+// importCache starts to load a cache. What goes wrong is a warning: the build
+// then runs without the cache.
+func (b *build) importCache(ctx context.Context, im Import) *buildcache.Remote {
+	r := buildcache.NewRemote(im.Name, b.layers)
+	b.beside.Go(func() {
+		step := b.req.Progress.Step("importing cache manifest from " + im.Name)
+		step.Begin()
+		began := time.Now()
+		indexes, origin, err := im.Load(progress.With(ctx, step))
+		if err != nil {
+			r.Loaded(nil, nil)
+		} else {
+			err = r.Loaded(indexes, origin)
+		}
+		out := CacheOutcome{Name: im.Name, Outcome: "ok", Seconds: time.Since(began).Seconds()}
+		switch {
+		case errors.Is(err, remotecache.ErrNotFound):
+			out.Outcome, out.Reason = "skipped", "cold cache: nothing was exported there yet"
+			fmt.Fprintln(step.Log(2), out.Reason)
+			err = nil
+		case err != nil && ctx.Err() == nil:
+			out.Outcome, out.Reason = "failed", err.Error()
+			b.warn(fmt.Errorf("cache import %s: %w; building without it", im.Name, err))
+			err = nil
+		}
+		b.mu.Lock()
+		b.imports = append(b.imports, out)
+		b.mu.Unlock()
+		step.End(err)
+	})
+	return r
+}
+
+// A cacheExports waits for the exports that run beside a build's outputs.
+type cacheExports struct {
+	outcomes []CacheOutcome
+	errs     []error
+}
+
+// exportTimeout is how long an export may take unless the user says.
+const exportTimeout = 10 * time.Minute
+
+// startCacheExports writes the caches beside whatever the caller does next.
+// The function it returns waits for them; given the error of a failed build
+// it stops them first.
+func (b *build) startCacheExports(ctx context.Context, t *target, s *layer.State) func(error) *cacheExports {
+	ctx, cancel := context.WithCancel(ctx)
+	out := &cacheExports{outcomes: make([]CacheOutcome, len(b.req.Exports)), errs: make([]error, len(b.req.Exports))}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i, ex := range b.req.Exports {
+			out.outcomes[i], out.errs[i] = b.exportCache(ctx, t, ex)
+		}
+	}()
+	return func(err error) *cacheExports {
+		if err != nil {
+			cancel()
+		}
+		<-done
+		cancel()
+		return out
+	}
+}
+
+// into reports the exports; the error is that of an export which the user
+// wants to fail the build.
+func (c *cacheExports) into(res *Result) error {
+	res.Caches = append(res.Caches, c.outcomes...)
+	return errors.Join(c.errs...)
+}
+
+// exportCache writes one cache in its own domain: whatever goes wrong is an
+// outcome. The error is that of an export that may fail the build.
+func (b *build) exportCache(ctx context.Context, t *target, ex Export) (CacheOutcome, error) {
+	step := b.req.Progress.Step("exporting cache to " + ex.Name)
+	step.Begin()
+	began := time.Now()
+	timeout := ex.Timeout
+	if timeout == 0 {
+		timeout = exportTimeout
+	}
+	ctx, cancel := context.WithTimeoutCause(progress.With(ctx, step), timeout, fmt.Errorf("not done within %s", timeout))
+	defer cancel()
+	got, err := b.writeCache(ctx, t, ex)
+	if ctx.Err() != nil && err != nil {
+		err = context.Cause(ctx)
+	}
+	out := CacheOutcome{
+		Name: ex.Name, Export: true, Outcome: string(got.State), Blobs: got.Blobs, Bytes: got.Bytes,
+		Seconds: time.Since(began).Seconds(),
+	}
+	if out.Outcome == "" {
+		out.Outcome = string(remotecache.Failed)
+	}
+	if errors.Is(err, remotecache.ErrEmpty) {
+		out.Outcome, err = string(remotecache.Skipped), nil
+		out.Reason = "no step left a result to keep"
+	}
+	if err == nil {
+		step.End(nil)
+		return out, nil
+	}
+	out.Reason = err.Error()
+	if ex.FailBuild && out.Outcome == string(remotecache.Failed) {
+		step.End(err)
+		return out, fmt.Errorf("cache export %s: %w", ex.Name, err)
+	}
+	fmt.Fprintf(step.Log(2), "warning: %s: %s\n", out.Outcome, out.Reason)
+	step.End(nil)
+	return out, nil
+}
+
+func (b *build) writeCache(ctx context.Context, t *target, ex Export) (remotecache.Outcome, error) {
+	if t.ref == nil || t.ref.IsEmpty() {
+		return remotecache.Outcome{}, remotecache.ErrEmpty
+	}
+	x := buildcache.Exporter{
+		Records: b.solver.Records(ctx, t.ref.Edge), Remotes: b.remote,
+		Max: ex.Max, Compression: ex.Compression, ForceCompression: ex.ForceCompression,
+	}
+	idx, sources, err := x.Index(ctx)
+	if err != nil {
+		return remotecache.Outcome{}, err
+	}
+	open := func(ctx context.Context, desc ocispec.Descriptor) (remotecache.BlobReader, error) {
+		src, ok := sources[desc.Digest]
+		if !ok {
+			return nil, fmt.Errorf("blob %s is of no layer of this build", desc.Digest)
+		}
+		return src.Layer.OpenAt(ctx, src.Blob)
+	}
+	vtx := progress.From(ctx)
+	return remotecache.Export(ctx, ex.Backend, ex.Ref, idx, open, remotecache.ExportOptions{
+		Watch: func(blob ocispec.Descriptor) func(error) {
+			part := vtx.Start("writing layer "+blob.Digest.String(), blob.Size)
+			return func(error) { part.Done() }
+		},
+	})
+}
+
+// inlineCache returns the records for the config of an image, nil unless they
+// are asked for. They are a cache: what goes wrong is a warning.
+func (b *build) inlineCache(ctx context.Context, t *target, layers []image.Layer) []byte {
+	if !b.req.Inline || t.ref == nil || t.ref.IsEmpty() {
+		return nil
+	}
+	out := CacheOutcome{Name: "inline", Export: true, Outcome: "ok"}
+	dt, err := b.inlineRecords(ctx, t, layers)
+	switch {
+	case err != nil:
+		out.Outcome, out.Reason = "failed", err.Error()
+	case dt == nil:
+		out.Outcome, out.Reason = "skipped", "no step left a layer of the image"
+	}
+	b.mu.Lock()
+	b.imports = append(b.imports, out)
+	b.mu.Unlock()
+	return dt
+}
+
+func (b *build) inlineRecords(ctx context.Context, t *target, layers []image.Layer) ([]byte, error) {
+	x := buildcache.Exporter{Records: b.solver.Records(ctx, t.ref.Edge), Remotes: b.remote}
+	idx, _, err := x.Index(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]inline.Layer, len(layers))
+	for i, l := range layers {
+		list[i] = inline.Layer{Blob: l.Desc.Digest, DiffID: l.DiffID}
+	}
+	return inline.Encode(idx, list)
+}

@@ -1,0 +1,135 @@
+// Package engine builds: one Request in, one Result out.
+//
+//	cmd, action, control ──Request──▶ engine ──Result──▶ cmd, action, control
+//	   frontend/dockerfile ◀──┤
+//	   solver, op, buildcache ◀┤
+//	   exporter, remotecache ◀─┘
+//
+// The package composes what the others do and owns every goroutine of a
+// build. There are three kinds of failure: the build's and the push's end the
+// build; the cache's is a warning, and never delays or undoes a push.
+package engine
+
+import (
+	"context"
+	"io"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/mayfly-build/mayfly/engine/compression"
+	"github.com/mayfly-build/mayfly/engine/executor"
+	"github.com/mayfly-build/mayfly/engine/layer"
+	"github.com/mayfly-build/mayfly/engine/op"
+	"github.com/mayfly-build/mayfly/engine/progress"
+	"github.com/mayfly-build/mayfly/engine/secret"
+	"github.com/mayfly-build/mayfly/internal/registry"
+	"github.com/mayfly-build/mayfly/remotecache"
+)
+
+// A Request says what to build. It is data: nothing in it is read from flags
+// or the environment below this line.
+type Request struct {
+	StateDir string            // made when missing
+	Frontend map[string]string // options of the Dockerfile frontend: filename, target, build-arg:NAME, …
+	Locals   map[string]string // directory of this machine for each local source
+
+	Secrets secret.Store
+	Agents  secret.Agents
+	Allow   op.Entitlements
+
+	Outputs []Output
+	Imports []Import
+	Exports []Export
+	Inline  bool // put the cache's records into the image's config
+
+	Registry    *registry.Client
+	NewExecutor func(stateDir string) (executor.Executor, error)
+	Snapshotter string // "overlay", "native", or "auto"
+	Parallel    int    // steps running at once; 0 means 8
+	Progress    *progress.Stream
+}
+
+// OutputKind says what form a result takes.
+type OutputKind string
+
+// The kinds of outputs, as --output names them.
+const (
+	OutputImage  OutputKind = "image"
+	OutputOCI    OutputKind = "oci"
+	OutputDocker OutputKind = "docker"
+	OutputTar    OutputKind = "tar"
+	OutputLocal  OutputKind = "local"
+)
+
+// An Output is one form that the result takes.
+type Output struct {
+	Kind  OutputKind
+	Names []string // image, oci, docker: references; normalised
+	Push  bool     // image: push under every name
+
+	Compression      compression.Config
+	ForceCompression bool // compress again what is compressed otherwise
+	DockerTypes      bool // media types of Docker instead of OCI's
+	RewriteTimestamp bool // clamp the files' times to Epoch
+	Epoch            *time.Time
+	Annotations      map[string]string
+
+	Dir  string                         // local; oci and docker when not a tar: the directory
+	Tar  bool                           // oci, docker: one file
+	Open func() (io.WriteCloser, error) // tar, oci, docker: where the file goes; closed when done
+}
+
+// An Import is a cache to read.
+type Import struct {
+	Name string // shown to the user: "registry ghcr.io/acme/app:cache"
+
+	// Load fetches the indexes: keys only, no blobs. The origin is where the
+	// blobs can be read.
+	Load func(ctx context.Context) ([]*remotecache.Index, layer.Origin, error)
+}
+
+// An Export is a cache to write.
+type Export struct {
+	Name    string
+	Backend remotecache.Backend
+	Ref     string
+	Max     bool // every step's result, not just those of the image
+
+	Compression      compression.Config
+	ForceCompression bool
+	FailBuild        bool          // the user asked that a failed export fails the build
+	Timeout          time.Duration // 0 means 10 minutes
+
+	// Manifest describes what was saved, for the metadata file; nil when the
+	// backend has no manifest.
+	Manifest func() (ocispec.Descriptor, bool)
+}
+
+// A Result says what was built.
+type Result struct {
+	Ref        string // names the build
+	Digest     digest.Digest
+	Config     digest.Digest
+	Descriptor *ocispec.Descriptor // of the image's manifest; nil when no image was made
+	Names      []string
+	Steps      []Step
+	Caches     []CacheOutcome
+	Manifest   *ocispec.Descriptor // of the cache exported; nil when there is none
+	BytesIn    int64               // read from registries
+	BytesOut   int64               // written to registries
+	Warnings   []string
+	Seconds    float64
+}
+
+// A CacheOutcome says what became of one cache.
+type CacheOutcome struct {
+	Name    string
+	Export  bool   // otherwise an import
+	Outcome string // ok, partial, skipped or failed
+	Reason  string // why, unless ok
+	Blobs   int    // sent, by an export
+	Bytes   int64
+	Seconds float64
+}
