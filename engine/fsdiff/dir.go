@@ -107,6 +107,9 @@ func readLayerEntry(root *rootDir, dir int, parent, name string) (*Entry, error)
 	if e.Mode&fs.ModeCharDevice != 0 && e.Devmajor == 0 && e.Devminor == 0 {
 		return &Entry{Path: e.Path, Whiteout: true}, nil
 	}
+	if st.Nlink > 1 && !e.IsDir() { // a layer has links of links and of devices too
+		e.Inode = inode(&st)
+	}
 	if e.Mode&fs.ModeSymlink != 0 {
 		if e.Linkname, err = readlinkat(dir, name); err != nil {
 			return nil, fmt.Errorf("%s: %w", e.Path, err)

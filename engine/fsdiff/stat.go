@@ -16,13 +16,16 @@ func (e *Entry) fill(st *unix.Stat_t) {
 	case e.Mode.IsRegular():
 		e.Size = st.Size
 		if st.Nlink > 1 {
-			// The device is mixed in since a View may join two file systems.
-			e.Inode = st.Ino ^ uint64(st.Dev)<<40
+			e.Inode = inode(st)
 		}
 	case e.Mode&fs.ModeDevice != 0:
 		e.Devmajor, e.Devminor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
 	}
 }
+
+// inode returns what tells hard links of one Diff. The device is mixed in since
+// a View may join two file systems.
+func inode(st *unix.Stat_t) uint64 { return st.Ino ^ uint64(st.Dev)<<40 }
 
 func fileMode(m uint32) fs.FileMode {
 	mode := fs.FileMode(m & 0o777)
