@@ -141,7 +141,7 @@ func mounts(p Process, h hostFacts) []specs.Mount {
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: with(access)},
 		{Destination: "/etc/resolv.conf", Type: "bind", Source: h.resolvConf, Options: with("rbind", "ro")},
 		{Destination: "/etc/hosts", Type: "bind", Source: h.hosts, Options: with("rbind", "ro")},
-		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: with(access)},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: append([]string{access}, noexec...)},
 	}
 	at := map[string]int{}
 	for i, m := range all {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"time"
@@ -45,9 +46,12 @@ func testStreams(f *fixture) {
 		f.Errorf("without writers: %v", err)
 	}
 
+	out.Reset()
+	err.Reset()
 	p = f.process("echo mine > /dev/stdout; echo too > /dev/stderr")
-	p.User = "ann"
-	f.want("streams of another user", f.output(p), "mine\ntoo\n")
+	p.User, p.Stdout, p.Stderr = "ann", &out, &err
+	f.output(p)
+	f.want("streams of another user", out.String()+err.String(), "mine\ntoo\n")
 }
 
 func testStreamsOrder(f *fixture) {
@@ -220,6 +224,11 @@ func testUlimits(f *fixture) {
 	p := f.process("ulimit -Sn; ulimit -Hn; ulimit -Sc")
 	p.Ulimits = []*pb.Ulimit{{Name: "nofile", Soft: 123, Hard: 456}, {Name: "core", Soft: 0, Hard: -1}}
 	f.want("limits", f.output(p), "123\n456\n0\n")
+
+	// Go raises its own; a process gets what we were started with.
+	own, err := exec.Command("sh", "-c", "ulimit -Sn; ulimit -Hn").Output()
+	must(f.T, err)
+	f.want("limits not given", f.script("ulimit -Sn; ulimit -Hn"), string(own))
 }
 
 func testSequential(f *fixture) {

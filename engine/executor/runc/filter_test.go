@@ -90,7 +90,7 @@ func TestDefaultFilter(t *testing.T) {
 		{"personality of another system", call{unix.AUDIT_ARCH_X86_64, 135, [6]uint64{4}}, eperm},
 		{"socket", call{unix.AUDIT_ARCH_X86_64, 41, [6]uint64{unix.AF_INET}}, allow},
 		{"socket of a virtual machine", call{unix.AUDIT_ARCH_X86_64, 41, [6]uint64{unix.AF_VSOCK}}, eperm},
-		{"x32 read", call{unix.AUDIT_ARCH_X86_64, x32Bit | 0, [6]uint64{}}, allow},
+		{"x32 read", call{unix.AUDIT_ARCH_X86_64, x32Bit, [6]uint64{}}, allow},
 		{"x32 mount", call{unix.AUDIT_ARCH_X86_64, x32Bit | 165, [6]uint64{}}, eperm},
 		{"x32 newer than the profile", call{unix.AUDIT_ARCH_X86_64, x32Bit | 5000, [6]uint64{}}, nosys},
 		{"i386 read", call{unix.AUDIT_ARCH_I386, 3, [6]uint64{}}, allow},

@@ -1,3 +1,5 @@
+//go:build linux && cgo && !gccgo
+
 package runc
 
 import (

@@ -1,3 +1,5 @@
+//go:build linux && cgo && !gccgo
+
 package runc
 
 import (
@@ -189,14 +191,6 @@ func (l *launch) pipe(name string, mode os.FileMode) (ours *os.File, err error) 
 func (l *launch) close() {
 	closeAll(l.theirs)
 	closeAll([]*os.File{l.bootstrap, l.sync, l.log, l.control})
-}
-
-func closeAll(files []*os.File) {
-	for _, f := range files {
-		if f != nil {
-			_ = f.Close()
-		}
-	}
 }
 
 // enter has first, which start returned, make the namespaces and the process

@@ -125,3 +125,11 @@ func (s *streams) abort() {
 func (s *streams) closeProcessEnds() {
 	closeAll([]*os.File{s.stdin, s.stdout, s.stderr})
 }
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+}
