@@ -148,20 +148,17 @@ func ours(name string) bool {
 	return strings.HasPrefix(name, "trusted.") || strings.HasPrefix(name, "user.overlay.")
 }
 
-// timespecs bounds times to what fits into nanoseconds since 1970, as
-// containerd does: times outside are 1970.
+// timespecs returns what utimensat takes. The access time is at least the time
+// of the last change.
 func timespecs(atime, mtime time.Time) [2]unix.Timespec {
 	if atime.Before(mtime) {
 		atime = mtime
 	}
-	return [2]unix.Timespec{unix.NsecToTimespec(nanos(atime)), unix.NsecToTimespec(nanos(mtime))}
+	return [2]unix.Timespec{timespec(atime), timespec(mtime)}
 }
 
-func nanos(t time.Time) int64 {
-	if t.Before(time.Unix(0, 0)) || t.After(time.Unix(0, 1<<63-1)) {
-		return 0
-	}
-	return t.UnixNano()
+func timespec(t time.Time) unix.Timespec {
+	return unix.Timespec{Sec: t.Unix(), Nsec: int64(t.Nanosecond())}
 }
 
 // parentOf returns the directory of p, "" being the root.

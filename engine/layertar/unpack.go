@@ -86,7 +86,7 @@ func (u *unpacker) entry(hdr *tar.Header, r io.Reader) error {
 	if p == "" {
 		return nil
 	}
-	p, err := u.real(p, hdr.ModTime)
+	p, err := u.real(p, boundTime(hdr.ModTime))
 	if err != nil {
 		return err
 	}
@@ -125,7 +125,8 @@ func nodeFor(hdr *tar.Header, p string) (node, error) {
 		path: p,
 		mode: uint32(hdr.Mode & 0o7777),
 		uid:  uint32(hdr.Uid), gid: uint32(hdr.Gid),
-		atime: hdr.AccessTime, mtime: hdr.ModTime,
+		rdev:  unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor)),
+		atime: boundTime(hdr.AccessTime), mtime: boundTime(hdr.ModTime),
 	}
 	switch hdr.Typeflag {
 	case tar.TypeReg, tar.TypeGNUSparse:
@@ -137,12 +138,10 @@ func nodeFor(hdr *tar.Header, p string) (node, error) {
 		n.target = hdr.Linkname
 	case tar.TypeFifo:
 		n.mode |= unix.S_IFIFO
-	case tar.TypeChar, tar.TypeBlock:
+	case tar.TypeChar:
 		n.mode |= unix.S_IFCHR
-		if hdr.Typeflag == tar.TypeBlock {
-			n.mode ^= unix.S_IFCHR | unix.S_IFBLK
-		}
-		n.rdev = unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor))
+	case tar.TypeBlock:
+		n.mode |= unix.S_IFBLK
 	case tar.TypeLink:
 	default:
 		return node{}, fmt.Errorf("tar entry has type %q, which a layer cannot have", hdr.Typeflag)
@@ -158,6 +157,15 @@ func nodeFor(hdr *tar.Header, p string) (node, error) {
 		n.xattrs[name] = []byte(value)
 	}
 	return n, nil
+}
+
+// boundTime makes times that do not fit into nanoseconds since 1970 the start
+// of 1970, as containerd does.
+func boundTime(t time.Time) time.Time {
+	if t.Before(time.Unix(0, 0)) || t.After(time.Unix(0, math.MaxInt64)) {
+		return time.Unix(0, 0)
+	}
+	return t
 }
 
 func (u *unpacker) regular(n node, size int64, r io.Reader) error {
@@ -227,7 +235,7 @@ func writeAll(fd int, p []byte) error {
 // hardlink makes n a link of what hdr names, which may be a file of the layers
 // below: that one is copied up first, as overlayfs would.
 func (u *unpacker) hardlink(n node, hdr *tar.Header) error {
-	target, err := u.find(path.Clean("/" + hdr.Linkname)[1:], hdr.ModTime)
+	target, err := u.find(path.Clean("/" + hdr.Linkname)[1:], boundTime(hdr.ModTime))
 	if err != nil {
 		return fmt.Errorf("hard link to %q: %w", hdr.Linkname, err)
 	}
