@@ -36,8 +36,7 @@ func (s *Source) checkout(ctx context.Context, id Identifier, p Pinned, dir stri
 	}
 	defer func() { st.close() }()
 	c := checkout{s: s, r: r, id: id, p: p, store: st.dir, dir: dir}
-	fetched := st.has(ctx, r, p.Commit)
-	if err = c.from(ctx, st); err == nil || !fetched || ctx.Err() != nil || !isExit(err) {
+	if err = c.from(ctx, st); err == nil || ctx.Err() != nil || !st.broken(err) {
 		return err
 	}
 	// What an earlier build fetched may be broken: the machine may have gone
@@ -48,15 +47,10 @@ func (s *Source) checkout(ctx context.Context, id Identifier, p Pinned, dir stri
 	if err := empty(dir); err != nil {
 		return err
 	}
-	if err := st.init(ctx, r, cleanRemote(id.Remote), len(p.Commit) == 64); err != nil {
+	if err := st.init(ctx, r, len(p.Commit) == 64); err != nil {
 		return err
 	}
 	return c.from(ctx, st)
-}
-
-func isExit(err error) bool {
-	_, ok := errors.AsType[*exitError](err)
-	return ok
 }
 
 func empty(dir string) error {
@@ -138,24 +132,12 @@ func (c checkout) tree(ctx context.Context) error {
 		}
 		work = tmp
 	}
-	gitDir, err := os.MkdirTemp(c.s.cfg.Dir, "checkout")
-	if err != nil {
+	gitDir := c.store + ".work" // one at a time: the store is locked
+	if err := os.RemoveAll(gitDir); err != nil {
 		return err
 	}
 	defer os.RemoveAll(gitDir)
-	args := []string{"init", "--quiet", "--bare"}
-	if len(c.p.Commit) == 64 {
-		args = append(args, "--object-format=sha256")
-	}
-	if _, err := c.r.with("", "").run(ctx, append(args, gitDir)...); err != nil {
-		return err
-	}
-	alternates := filepath.Join(gitDir, "objects", "info", "alternates")
-	if err := os.WriteFile(alternates, []byte(filepath.Join(c.store, "objects")+"\n"), 0o600); err != nil {
-		return err
-	}
-	// Submodules with relative URLs are relative to this.
-	if _, err := c.r.with(gitDir, "").run(ctx, "config", "remote.origin.url", cleanRemote(c.id.Remote)); err != nil {
+	if err := c.borrow(gitDir); err != nil {
 		return err
 	}
 	r := c.r.with(gitDir, work)
@@ -165,10 +147,44 @@ func (c checkout) tree(ctx context.Context) error {
 	if err := c.submodules(ctx, r, work); err != nil {
 		return err
 	}
+	if err := dropGitLinks(work); err != nil {
+		return err
+	}
 	if c.id.Subdir == "" {
 		return nil
 	}
 	return hoist(c.dir, work, c.id.Subdir)
+}
+
+// borrow makes a git dir out of the store's objects: the few files git wants
+// to see, as `git init` would make them. Submodules with relative URLs are
+// relative to its origin.
+func (c checkout) borrow(gitDir string) error {
+	config := "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
+	if len(c.p.Commit) == 64 {
+		config = "[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectformat = sha256\n"
+	}
+	config += "[remote \"origin\"]\n\turl = " + quote(cleanRemote(c.id.Remote)) + "\n"
+	for _, d := range []string{"objects/info", "refs"} {
+		if err := os.MkdirAll(filepath.Join(gitDir, d), 0o700); err != nil {
+			return err
+		}
+	}
+	for name, text := range map[string]string{
+		"HEAD":                    "ref: refs/heads/master\n",
+		"config":                  config,
+		"objects/info/alternates": filepath.Join(c.store, "objects") + "\n",
+	} {
+		if err := os.WriteFile(filepath.Join(gitDir, name), []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// quote makes a value of a git configuration file.
+func quote(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\t", `\t`).Replace(s) + `"`
 }
 
 func (c checkout) submodules(ctx context.Context, r runner, work string) error {
@@ -180,6 +196,20 @@ func (c checkout) submodules(ctx context.Context, r runner, work string) error {
 	}
 	_, err := r.run(ctx, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1")
 	return err
+}
+
+// dropGitLinks removes the .git of each submodule: it points into the git dir
+// that goes away. Nothing else of that name comes out of git.
+func dropGitLinks(work string) error {
+	if _, err := os.Lstat(filepath.Join(work, ".gitmodules")); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return filepath.WalkDir(work, func(p string, d fs.DirEntry, err error) error {
+		if err == nil && d.Name() == ".git" && d.Type().IsRegular() {
+			err = os.Remove(p)
+		}
+		return err
+	})
 }
 
 // hoist moves what is in the directory sub of work into dir, and removes the
@@ -231,14 +261,14 @@ func (c checkout) clone(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	spec := keepRef(c.p.Commit)
-	if to := c.localRef(kind == "tag"); to != "" {
-		spec += ":" + to
+	fetch := []string{"fetch", "--quiet", "-u", "--depth=1", "--no-tags", "--", "origin"}
+	for _, to := range c.localRefs(kind == "tag") {
+		fetch = append(fetch, keepRef(c.p.Commit)+to)
 	}
 	// A file URL, not a path: a path would link the store's own files.
 	for _, args := range [][]string{
 		{"remote", "add", "origin", "file://" + c.store},
-		{"fetch", "--quiet", "-u", "--depth=1", "--", "origin", spec},
+		fetch,
 		{"checkout", "--quiet", "FETCH_HEAD"},
 		{"remote", "set-url", "origin", redactURL(c.id.Remote)},
 		{"reflog", "expire", "--all", "--expire=now"},
@@ -253,22 +283,24 @@ func (c checkout) clone(ctx context.Context) error {
 	return c.submodules(ctx, r, c.dir)
 }
 
-// localRef is the ref the clone has for its commit, "" for none.
-func (c checkout) localRef(isTag bool) string {
+// localRefs returns where the clone puts its commit, as ends of refspecs. They
+// are those of BuildKit's clones, in which a branch is a tag as well.
+func (c checkout) localRefs(isTag bool) []string {
 	ref := c.id.Ref
 	if ref == "" {
 		ref = strings.TrimPrefix(c.p.Ref, "refs/heads/")
 	}
 	switch {
+	case isTag:
+		return []string{":refs/tags/" + strings.TrimPrefix(ref, "refs/tags/")}
+	case c.id.FetchByCommit && !isCommit(c.p.Ref):
+		return []string{":" + c.p.Ref}
 	case isCommit(ref):
-		return ""
-	case c.id.FetchByCommit:
-		return c.p.Ref
-	case strings.HasPrefix(ref, "refs/") && !isTag:
-		return ref
+		return []string{""}
+	case strings.HasPrefix(ref, "refs/"):
+		return []string{":" + ref}
 	}
-	// BuildKit's clone has branches as tags, too.
-	return "refs/tags/" + strings.TrimPrefix(ref, "refs/tags/")
+	return []string{":refs/heads/" + ref, ":refs/tags/" + ref}
 }
 
 // setTimes gives everything in dir, and dir, the modification time t.

@@ -17,8 +17,10 @@ import (
 
 // A store is the bare repository of one remote, held under its lock.
 type store struct {
-	dir  string
-	lock *os.File
+	dir    string
+	lock   *os.File
+	remote string // URL without credentials
+	fresh  bool   // nothing is in it yet
 }
 
 // openStore locks and, when need be, makes the repository of a remote. The
@@ -34,9 +36,9 @@ func (s *Source) openStore(ctx context.Context, r *runner, remote string, sha256
 	if err != nil {
 		return nil, fmt.Errorf("lock the repository's store: %w", err)
 	}
-	st := &store{dir: dir, lock: lock}
+	st := &store{dir: dir, lock: lock, remote: cleanRemote(remote)}
 	r.inherit = []*os.File{lock}
-	if err := st.init(ctx, *r, cleanRemote(remote), sha256sum); err != nil {
+	if err := st.init(ctx, *r, sha256sum); err != nil {
 		st.close()
 		return nil, err
 	}
@@ -70,7 +72,7 @@ func lockFile(ctx context.Context, name string) (*os.File, error) {
 	}
 }
 
-func (st *store) init(ctx context.Context, r runner, remote string, sha256sum bool) error {
+func (st *store) init(ctx context.Context, r runner, sha256sum bool) error {
 	if _, err := os.Stat(st.dir); err == nil {
 		return st.unlock()
 	}
@@ -85,9 +87,7 @@ func (st *store) init(ctx context.Context, r runner, remote string, sha256sum bo
 	if _, err := r.with("", "").run(ctx, append(args, tmp)...); err != nil {
 		return err
 	}
-	if _, err := r.with(tmp, "").run(ctx, "config", "remote.origin.url", remote); err != nil {
-		return err
-	}
+	st.fresh = true
 	return os.Rename(tmp, st.dir)
 }
 
@@ -113,10 +113,21 @@ func (st *store) unlock() error {
 // drop removes a repository that is of no use any more.
 func (st *store) drop() error { return os.RemoveAll(st.dir) }
 
+// broken reports whether err is the store's fault, not the remote's: nothing is
+// synced, so that a machine that went down may have left anything.
+func (st *store) broken(err error) bool {
+	return complains(err, "is corrupt", "is empty", "bad object", "unable to read", "missing blob", "missing tree",
+		"did not send all necessary objects", "not a git repository: '"+st.dir, "bad config", "invalid index-pack output",
+		"cannot lock ref", "unable to update local ref", "inflate: data stream error", "does not match index")
+}
+
 // keepRef is the name under which a fetched commit is kept.
 func keepRef(commit string) string { return "refs/mayfly/" + commit }
 
 func (st *store) has(ctx context.Context, r runner, commit string) bool {
+	if st.fresh {
+		return false
+	}
 	_, err := r.with(st.dir, "").run(ctx, "rev-parse", "--quiet", "--verify", keepRef(commit)+"^{tree}")
 	return err == nil
 }
@@ -127,39 +138,34 @@ func (st *store) fetch(ctx context.Context, r runner, id Identifier, p Pinned) e
 		return nil
 	}
 	r = r.with(st.dir, "")
-	want := p.Ref
-	if id.FetchByCommit {
-		want = p.Commit
+	if isCommit(p.Ref) || id.FetchByCommit {
+		return st.fetchCommit(ctx, r, p.Commit)
 	}
-	if !isCommit(want) {
-		if err := st.fetchRef(ctx, r, want); err != nil {
-			return err
-		}
-		got, err := r.line(ctx, "rev-parse", "FETCH_HEAD")
-		if err != nil {
-			return err
-		}
-		if got == p.Commit {
-			return st.keep(ctx, r, p.Commit)
-		}
-		// The ref moved since it was resolved: the commit is wanted, wherever
-		// it is by now.
+	keep := keepRef(p.Commit)
+	if err := st.fetchRef(ctx, r, p.Ref, keep); err != nil {
+		return err
+	}
+	got, err := r.line(ctx, "rev-parse", keep)
+	if err != nil || got == p.Commit {
+		return err
+	}
+	// The ref moved since it was resolved: the commit is wanted, wherever it
+	// is by now.
+	if _, err := r.run(ctx, "update-ref", "-d", keep); err != nil {
+		return err
 	}
 	return st.fetchCommit(ctx, r, p.Commit)
 }
 
-func (st *store) keep(ctx context.Context, r runner, commit string) error {
-	_, err := r.run(ctx, "update-ref", "--no-deref", keepRef(commit), commit)
-	return err
-}
-
-func (st *store) fetchRef(ctx context.Context, r runner, ref string) error {
+// fetchRef fetches one ref of the remote.
+func (st *store) fetchRef(ctx context.Context, r runner, ref, to string) error {
+	spec := "+" + ref + ":" + to
 	err := again(ctx, func() error {
-		_, err := r.run(ctx, "fetch", "--quiet", "--depth=1", "--no-tags", "--", "origin", ref)
+		_, err := r.run(ctx, "fetch", "--quiet", "--depth=1", "--no-tags", "--", st.remote, spec)
 		return err
 	})
 	if complains(err, "shallow", "--depth") { // a server that knows no shallow clones
-		_, err = r.run(ctx, "fetch", "--quiet", "--no-tags", "--", "origin", ref)
+		_, err = r.run(ctx, "fetch", "--quiet", "--no-tags", "--", st.remote, spec)
 	}
 	return err
 }
@@ -167,28 +173,23 @@ func (st *store) fetchRef(ctx context.Context, r runner, ref string) error {
 // fetchCommit asks for the commit alone; from a server that gives only what
 // its refs name it gets all there is, and looks for the commit in that.
 func (st *store) fetchCommit(ctx context.Context, r runner, commit string) error {
-	err := again(ctx, func() error {
-		_, err := r.run(ctx, "fetch", "--quiet", "--depth=1", "--no-tags", "--", "origin", commit)
-		return err
-	})
-	if err == nil {
-		return st.keep(ctx, r, commit)
-	}
-	if !complains(err, "not our ref", "unadvertised object", "shallow", "--depth", "couldn't find remote ref") {
+	err := st.fetchRef(ctx, r, commit, keepRef(commit))
+	if err == nil || !complains(err, "not our ref", "unadvertised object", "couldn't find remote ref") {
 		return err
 	}
-	args := []string{"fetch", "--quiet", "--force", "--tags"}
+	args := []string{"fetch", "--quiet", "--no-tags"}
 	if _, err := os.Stat(filepath.Join(st.dir, "shallow")); err == nil {
 		args = append(args, "--unshallow")
 	}
-	args = append(args, "--", "origin", "+refs/heads/*:refs/mayfly-heads/*")
+	args = append(args, "--", st.remote, "+refs/heads/*:refs/mayfly-heads/*", "+refs/tags/*:refs/mayfly-tags/*")
 	if _, err := r.run(ctx, args...); err != nil {
 		return err
 	}
 	if _, err := r.run(ctx, "cat-file", "-e", commit); err != nil {
 		return fmt.Errorf("the repository has no commit %s", commit)
 	}
-	return st.keep(ctx, r, commit)
+	_, err = r.run(ctx, "update-ref", "--no-deref", keepRef(commit), commit)
+	return err
 }
 
 // tries is how often a command is run that the network may break.

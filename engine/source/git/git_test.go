@@ -1,0 +1,577 @@
+package git_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/moby/buildkit/solver/pb"
+
+	"github.com/mayfly-build/mayfly/engine/secret"
+	"github.com/mayfly-build/mayfly/engine/source/git"
+	"github.com/mayfly-build/mayfly/internal/hint"
+)
+
+type attrs map[string]string
+
+func newSource(t *testing.T) *git.Source { return git.New(git.Config{Dir: t.TempDir()}) }
+
+// identify makes the identifier LLB has for a repository on the server.
+func identify(t *testing.T, url, fragment string, extra attrs) git.Identifier {
+	t.Helper()
+	a := attrs{pb.AttrFullRemoteURL: url, pb.AttrAuthTokenSecret: "GIT_AUTH_TOKEN", pb.AttrAuthHeaderSecret: "GIT_AUTH_HEADER"}
+	maps.Copy(a, extra)
+	_, rest, _ := strings.Cut(url, "://")
+	if _, host, ok := strings.Cut(rest, "@"); ok {
+		rest = host
+	}
+	if fragment != "" {
+		rest += "#" + fragment
+	}
+	id, err := git.ParseIdentifier("git://"+rest, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func checkout(t *testing.T, s *git.Source, id git.Identifier) (git.Pinned, string) {
+	t.Helper()
+	p, err := s.Resolve(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := s.Checkout(t.Context(), id, p, dir); err != nil {
+		t.Fatal(err)
+	}
+	return p, dir
+}
+
+// tree lists a directory: files with their bytes, without .git.
+func tree(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(dir, p)
+		switch {
+		case rel == ".git":
+			return fs.SkipDir
+		case d.Type()&fs.ModeSymlink != 0:
+			out[rel], err = os.Readlink(p)
+			return err
+		case d.Type().IsRegular():
+			b, err := os.ReadFile(p)
+			out[rel] = string(b)
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func sameTree(t *testing.T, dir string, want map[string]string) {
+	t.Helper()
+	if got := tree(t, dir); !maps.Equal(got, want) {
+		t.Errorf("tree %v, want %v", got, want)
+	}
+}
+
+func TestRefs(t *testing.T) {
+	srv := newServer(t)
+	r := srv.repo("acme/app.git")
+	one := r.commit(map[string]string{"a": "1", "d/b": "b"})
+	r.git("tag", "light")
+	r.git("tag", "-a", "-m", "annotated", "ann")
+	annTag := r.git("rev-parse", "ann")
+	two := r.commit(map[string]string{"a": "2"})
+	r.git("branch", "feature/x")
+	r.git("tag", "main", one) // a tag with the name of a branch
+	v1, v2 := map[string]string{"a": "1", "d/b": "b"}, map[string]string{"a": "2", "d/b": "b"}
+
+	for _, tt := range []struct {
+		fragment string
+		attrs    attrs
+		commit   string
+		ref      string
+		key      string
+		tree     map[string]string
+	}{
+		{"", nil, two, "refs/heads/main", two, v2},
+		{"main", nil, two, "refs/heads/main", two, v2},
+		{"refs/heads/main", nil, two, "refs/heads/main", two, v2},
+		{"refs/tags/main", nil, one, "refs/tags/main", one, v1},
+		{"tags/main", nil, one, "refs/tags/main", one, v1},
+		{"heads/main", nil, two, "refs/heads/main", two, v2},
+		{"feature/x", nil, two, "refs/heads/feature/x", two, v2},
+		{"light", nil, one, "refs/tags/light", one, v1},
+		{"ann", nil, annTag, "refs/tags/ann", one, v1},
+		{"refs/tags/ann", nil, annTag, "refs/tags/ann", one, v1},
+		{one, nil, one, one, one, v1},
+		{"light:d", nil, one, "refs/tags/light", one + ":d", map[string]string{"b": "b"}},
+		{":/d/", nil, two, "refs/heads/main", two + ":d", map[string]string{"b": "b"}},
+		{"light", attrs{pb.AttrGitChecksum: one[:7]}, one, "refs/tags/light", one, v1},
+		{"ann", attrs{pb.AttrGitChecksum: one}, annTag, "refs/tags/ann", one, v1},
+		{"ann", attrs{pb.AttrGitChecksum: annTag}, annTag, "refs/tags/ann", one, v1},
+		{one, attrs{pb.AttrGitChecksum: one}, one, one, one, v1},
+		{"light", attrs{pb.AttrGitSkipSubmodules: "true"}, one, "refs/tags/light", one + "(skip-submodules)", v1},
+		{"light", attrs{pb.AttrGitMTime: "commit"}, one, "refs/tags/light", one + "(mtime=commit)", v1},
+		{"light", attrs{pb.AttrGitMTime: "checkout"}, one, "refs/tags/light", one, v1},
+		{"main", attrs{pb.AttrKeepGitDir: "true"}, two, "refs/heads/main", two + ".git#refs/heads/main", v2},
+		{"ann", attrs{pb.AttrKeepGitDir: "true"}, annTag, "refs/tags/ann", annTag + ".git#refs/tags/ann", v1},
+		{one, attrs{pb.AttrKeepGitDir: "true"}, one, one, one + ".git#" + one, v1},
+		{"main", attrs{pb.AttrGitFetchByCommit: "true", pb.AttrGitChecksum: one}, one, "refs/heads/main", one, v1},
+		{"", attrs{pb.AttrGitFetchByCommit: "true", pb.AttrGitChecksum: one}, one, one, one, v1},
+	} {
+		t.Run(strings.ReplaceAll(tt.fragment, "/", "_"), func(t *testing.T) {
+			p, dir := checkout(t, newSource(t), identify(t, r.url, tt.fragment, tt.attrs))
+			if p.Commit != tt.commit || p.Ref != tt.ref || p.CacheKey != tt.key {
+				t.Errorf("Resolve = %+v\nwant commit %s, ref %s, key %s", p, tt.commit, tt.ref, tt.key)
+			}
+			sameTree(t, dir, tt.tree)
+		})
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	srv := newServer(t)
+	r := srv.repo("app")
+	one := r.commit(map[string]string{"a": "1"})
+	r.git("tag", "-a", "-m", "annotated", "ann")
+	if err := os.Symlink("d", filepath.Join(r.dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	r.commit(map[string]string{"d/b": "b"})
+	for _, tt := range []struct {
+		name, url, fragment string
+		attrs               attrs
+		want, hint          string
+	}{
+		{"absent ref", r.url, "nope", nil, "no branch or tag nope", "git ls-remote"},
+		{"short commit", r.url, one[:8], nil, "no branch or tag " + one[:8], "all 40 digits"},
+		{"absent commit", r.url, strings.Repeat("ab", 20), nil, strings.Repeat("ab", 20), ""},
+		{"wrong checksum", r.url, "main", attrs{pb.AttrGitChecksum: "abcdef"}, "not abcdef", ""},
+		{"absent repository", srv.URL + "/other", "main", nil, "not found", "check the URL"},
+		{"absent subdirectory", r.url, "main:nope", nil, "no directory nope", ""},
+		{"subdirectory that is a file", r.url, "main:a", nil, "not a directory", ""},
+		{"subdirectory through a link", r.url, "main:link", nil, "not a directory", ""},
+		{"unreachable host", "http://no-such-host.invalid/app", "main", nil, "no-such-host.invalid", "name of the host"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newSource(t)
+			id := identify(t, tt.url, tt.fragment, tt.attrs)
+			p, err := s.Resolve(t.Context(), id)
+			if err == nil {
+				err = s.Checkout(t.Context(), id, p, t.TempDir())
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(hint.Of(err), tt.hint) {
+				t.Errorf("error %v, hint %q", err, hint.Of(err))
+			}
+		})
+	}
+}
+
+func TestModesAndTimes(t *testing.T) {
+	srv := newServer(t)
+	r := srv.repo("app")
+	if err := os.WriteFile(filepath.Join(r.dir, "run"), nil, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("run", filepath.Join(r.dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	r.commit(map[string]string{"d/file": "x"})
+	old := syscall.Umask(0o077)
+	defer syscall.Umask(old)
+	_, dir := checkout(t, newSource(t), identify(t, r.url, "", attrs{pb.AttrGitMTime: "commit"}))
+	at := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
+	for name, mode := range map[string]fs.FileMode{"run": 0o755, "d/file": 0o644, "d": fs.ModeDir | 0o755, "link": fs.ModeSymlink | 0o777} {
+		fi, err := os.Lstat(filepath.Join(dir, name))
+		if err != nil || fi.Mode() != mode || !fi.ModTime().Equal(at) {
+			t.Errorf("%s: %v %v, %v", name, fi.Mode(), fi.ModTime(), err)
+		}
+	}
+}
+
+func TestKeepGitDir(t *testing.T) {
+	srv := newServer(t)
+	r := srv.repo("app")
+	one := r.commit(map[string]string{"a": "1"})
+	r.git("tag", "light")
+	r.git("tag", "-a", "-m", "annotated", "ann")
+	two := r.commit(map[string]string{"a": "2"})
+	// What buildkitd v0.33.1 leaves, by `git for-each-ref`.
+	for _, tt := range []struct {
+		fragment, head string
+		refs           []string
+	}{
+		{"", two, []string{"refs/heads/main", "refs/tags/main"}},
+		{"main", two, []string{"refs/heads/main", "refs/tags/main"}},
+		{"refs/heads/main", two, []string{"refs/heads/main"}},
+		{"light", one, []string{"refs/heads/light", "refs/tags/light"}},
+		{"ann", one, []string{"refs/tags/ann"}},
+		{two, two, nil},
+	} {
+		t.Run(strings.ReplaceAll(tt.fragment, "/", "_"), func(t *testing.T) {
+			_, dir := checkout(t, newSource(t), identify(t, r.url, tt.fragment, attrs{pb.AttrKeepGitDir: "true"}))
+			if got := strings.Fields(gitIn(t, dir, "for-each-ref", "--format=%(refname)")); !slices.Equal(got, tt.refs) {
+				t.Errorf("refs %q, want %q", got, tt.refs)
+			}
+			if got := gitIn(t, dir, "rev-parse", "HEAD"); got != tt.head {
+				t.Errorf("HEAD %s, want %s", got, tt.head)
+			}
+			if got := gitIn(t, dir, "status", "--porcelain"); got != "" {
+				t.Errorf("status %q", got)
+			}
+			if got := gitIn(t, dir, "config", "remote.origin.url"); got != r.url {
+				t.Errorf("origin %q", got)
+			}
+			if got := gitIn(t, dir, "log", "--format=%H"); got != tt.head {
+				t.Errorf("history %q, want one commit", got)
+			}
+		})
+	}
+}
+
+func TestSubmodules(t *testing.T) {
+	srv := newServer(t)
+	inner := srv.repo("inner")
+	inner.commit(map[string]string{"i": "inner"})
+	sub := srv.repo("sub")
+	sub.commit(map[string]string{"s": "sub"})
+	sub.git("submodule", "--quiet", "add", inner.url, "in")
+	sub.git("commit", "-q", "-m", "submodule")
+	r := srv.repo("app")
+	r.commit(map[string]string{"a": "1"})
+	r.git("submodule", "--quiet", "add", sub.url, "lib/sub")
+	r.git("submodule", "--quiet", "add", sub.url, "abs")
+	r.git("config", "-f", ".gitmodules", "submodule.lib/sub.url", "../sub") // relative to where the repository comes from
+	r.git("commit", "-q", "-am", "submodules")
+	modules := tree(t, r.dir)[".gitmodules"]
+	subModules := tree(t, sub.dir)[".gitmodules"]
+
+	_, dir := checkout(t, newSource(t), identify(t, r.url, "", nil))
+	want := map[string]string{".gitmodules": modules, "a": "1"}
+	for _, p := range []string{"lib/sub/", "abs/"} {
+		want[p+"s"], want[p+"in/i"], want[p+".gitmodules"] = "sub", "inner", subModules
+	}
+	sameTree(t, dir, want)
+
+	_, dir = checkout(t, newSource(t), identify(t, r.url, "", attrs{pb.AttrGitSkipSubmodules: "true"}))
+	sameTree(t, dir, map[string]string{".gitmodules": modules, "a": "1"})
+
+	_, dir = checkout(t, newSource(t), identify(t, r.url, ":abs", nil))
+	sameTree(t, dir, map[string]string{".gitmodules": subModules, "s": "sub", "in/i": "inner"})
+
+	_, dir = checkout(t, newSource(t), identify(t, r.url, "", attrs{pb.AttrKeepGitDir: "true"}))
+	if got := gitIn(t, dir, "submodule", "status", "--recursive"); strings.Contains(got, "-") && strings.HasPrefix(got, "-") {
+		t.Errorf("submodules are not initialised: %s", got)
+	}
+}
+
+// A repository must not bring files of this machine into the tree.
+func TestSubmoduleOfThisMachine(t *testing.T) {
+	srv := newServer(t)
+	other := srv.repo("secret")
+	other.commit(map[string]string{"passwd": "x"})
+	r := srv.repo("app")
+	r.commit(map[string]string{"a": "1"})
+	r.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "file://"+other.dir, "sub")
+	r.git("commit", "-q", "-m", "submodule")
+	s := newSource(t)
+	id := identify(t, r.url, "", nil)
+	p, err := s.Resolve(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Checkout(t.Context(), id, p, t.TempDir()); err == nil || !strings.Contains(err.Error(), "transport 'file' not allowed") {
+		t.Errorf("Checkout = %v", err)
+	}
+}
+
+func TestCredentials(t *testing.T) {
+	srv := newServer(t)
+	r := srv.repo("app")
+	sub := srv.repo("app/sub") // below the repository, so that the credential is good for it
+	sub.commit(map[string]string{"s": "sub"})
+	r.commit(map[string]string{"a": "1"})
+	const token = "t0ken-of-ann"
+	host := strings.TrimPrefix(srv.URL, "http://")
+	basic := "basic " + base64.StdEncoding.EncodeToString([]byte("x-access-token:"+token))
+	for _, tt := range []struct {
+		name    string
+		url     string
+		secrets map[string]string
+		want    string // header; "" is a refusal
+	}{
+		{"token", r.url, map[string]string{"GIT_AUTH_TOKEN": token}, basic},
+		{"token of the host", r.url, map[string]string{"GIT_AUTH_TOKEN." + host: token, "GIT_AUTH_TOKEN": "other-token-x"}, basic},
+		{"header", r.url, map[string]string{"GIT_AUTH_HEADER": "Bearer " + token}, "Bearer " + token},
+		{"header of the host", r.url, map[string]string{"GIT_AUTH_HEADER." + host: "Bearer " + token, "GIT_AUTH_TOKEN." + host: "other-token-x"}, "Bearer " + token},
+		{"in the URL", strings.Replace(r.url, "http://", "http://x-access-token:"+token+"@", 1), nil, basic},
+		{"none", r.url, nil, ""},
+		{"wrong", r.url, map[string]string{"GIT_AUTH_TOKEN": "wr0ng-token-x"}, ""},
+		{"wrong in the URL", strings.Replace(r.url, "http://", "http://ann:wr0ng-token-x@", 1), nil, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			srv.auth = tt.want
+			if tt.want == "" {
+				srv.auth = basic
+			}
+			dir := t.TempDir()
+			s := git.New(git.Config{Dir: dir, Secret: func(_ context.Context, id string) ([]byte, error) {
+				v, ok := tt.secrets[id]
+				if !ok {
+					return nil, secret.ErrNotFound
+				}
+				return []byte(v), nil
+			}})
+			watch := watchArguments(t, token)
+			id := identify(t, tt.url, "", attrs{pb.AttrKeepGitDir: "true"})
+			p, err := s.Resolve(t.Context(), id)
+			if tt.want == "" {
+				if err == nil || strings.Contains(err.Error(), "wr0ng") || !strings.Contains(hint.Of(err), "GIT_AUTH_TOKEN") {
+					t.Errorf("Resolve = %v, hint %q", err, hint.Of(err))
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := t.TempDir()
+			if err := s.Checkout(t.Context(), id, p, out); err != nil {
+				t.Fatal(err)
+			}
+			if found := watch(); found != "" {
+				t.Errorf("the token is among the arguments of a process: %s", found)
+			}
+			for _, d := range []string{dir, out} {
+				noFileWith(t, d, token)
+				noFileWith(t, d, strings.TrimPrefix(basic, "basic "))
+			}
+			sameTree(t, out, map[string]string{"a": "1"})
+		})
+	}
+}
+
+// watchArguments looks at the arguments of all processes until the function it
+// returns is called, which gives the first that contained s.
+func watchArguments(t *testing.T, s string) func() string {
+	done, found := make(chan struct{}), make(chan string, 1)
+	go func() {
+		defer close(found)
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+			for _, f := range files {
+				if b, err := os.ReadFile(f); err == nil && strings.Contains(string(b), s) {
+					found <- strings.ReplaceAll(string(b), "\x00", " ")
+					return
+				}
+			}
+		}
+	}()
+	return sync.OnceValue(func() string {
+		close(done)
+		return <-found
+	})
+}
+
+func noFileWith(t *testing.T, dir, s string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(p)
+		if strings.Contains(string(b), s) {
+			t.Errorf("%s holds the token", p)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// A second build asks for nothing it has.
+func TestStoreIsUsedAgain(t *testing.T) {
+	srv := newServer(t)
+	r := srv.repo("app")
+	one := r.commit(map[string]string{"a": "1"})
+	dir := t.TempDir()
+	for i := range 2 {
+		s := git.New(git.Config{Dir: dir})
+		srv.requests = nil
+		_, out := checkout(t, s, identify(t, r.url, one, nil))
+		sameTree(t, out, map[string]string{"a": "1"})
+		if i == 1 && len(srv.requests) != 0 {
+			t.Errorf("the second checkout of a commit asked %q", srv.requests)
+		}
+	}
+	// The branch moves on, and away.
+	s := git.New(git.Config{Dir: dir})
+	id := identify(t, r.url, "main", nil)
+	pinned, err := s.Resolve(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two := r.commit(map[string]string{"a": "2"})
+	_, out := checkout(t, s, id)
+	sameTree(t, out, map[string]string{"a": "2"})
+	r.git("reset", "-q", "--hard", one)
+	r.git("branch", "-m", "main", "main/sub") // a directory where a file was
+	_, out = checkout(t, s, identify(t, r.url, "main/sub", nil))
+	sameTree(t, out, map[string]string{"a": "1"})
+	// A pin is good although its ref is gone.
+	out = t.TempDir()
+	if err := s.Checkout(t.Context(), id, pinned, out); err != nil {
+		t.Fatal(err)
+	}
+	sameTree(t, out, map[string]string{"a": "1"})
+	_ = two
+}
+
+// The ref moves between Resolve and Checkout: what was resolved is what counts.
+func TestRefMovesAfterResolve(t *testing.T) {
+	srv := newServer(t)
+	r := srv.repo("app")
+	r.commit(map[string]string{"a": "1"})
+	s := newSource(t)
+	id := identify(t, r.url, "main", nil)
+	p, err := s.Resolve(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.commit(map[string]string{"a": "2"})
+	out := t.TempDir()
+	if err := s.Checkout(t.Context(), id, p, out); err != nil {
+		t.Fatal(err)
+	}
+	sameTree(t, out, map[string]string{"a": "1"})
+}
+
+// A server that gives only what its refs point to.
+func TestServerWithoutWantedCommits(t *testing.T) {
+	srv := newServer(t)
+	r := srv.repo("app")
+	r.git("config", "uploadpack.allowAnySHA1InWant", "false")
+	r.git("config", "protocol.version", "0")
+	one := r.commit(map[string]string{"a": "1"})
+	r.commit(map[string]string{"a": "2"})
+	s := git.New(git.Config{Dir: t.TempDir(), Env: []string{"PATH=" + os.Getenv("PATH")}})
+	_, out := checkout(t, s, identify(t, r.url, one, nil))
+	sameTree(t, out, map[string]string{"a": "1"})
+}
+
+func TestManyAtOnce(t *testing.T) {
+	srv := newServer(t)
+	r := srv.repo("app")
+	var commits []string
+	for _, text := range []string{"1", "2", "3"} {
+		commits = append(commits, r.commit(map[string]string{"a": text}))
+	}
+	dir := t.TempDir()
+	var wg sync.WaitGroup
+	for i := range 6 {
+		s := git.New(git.Config{Dir: dir}) // as from another process
+		wg.Go(func() {
+			_, out := checkout(t, s, identify(t, r.url, commits[i%3], nil))
+			sameTree(t, out, map[string]string{"a": []string{"1", "2", "3"}[i%3]})
+		})
+	}
+	wg.Wait()
+}
+
+// Whatever a crash left of the store, the next build is right.
+func TestBrokenStore(t *testing.T) {
+	srv := newServer(t)
+	r := srv.repo("app")
+	one := r.commit(map[string]string{"a": "1"})
+	for name, damage := range map[string]func(store string) error{
+		"lock files": func(store string) error {
+			return errors.Join(os.WriteFile(filepath.Join(store, "shallow.lock"), nil, 0o600),
+				os.WriteFile(filepath.Join(store, "refs/mayfly", one+".lock"), nil, 0o600))
+		},
+		"truncated objects": func(store string) error {
+			return filepath.WalkDir(filepath.Join(store, "objects"), func(p string, d fs.DirEntry, err error) error {
+				if err == nil && d.Type().IsRegular() {
+					os.Chmod(p, 0o600)
+					err = os.Truncate(p, 0)
+				}
+				return err
+			})
+		},
+		"no HEAD": func(store string) error { return os.Remove(filepath.Join(store, "HEAD")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			checkout(t, git.New(git.Config{Dir: dir}), identify(t, r.url, one, nil))
+			stores, err := filepath.Glob(filepath.Join(dir, "*", "objects"))
+			if err != nil || len(stores) != 1 {
+				t.Fatalf("stores %q, %v", stores, err)
+			}
+			if err := damage(filepath.Dir(stores[0])); err != nil {
+				t.Fatal(err)
+			}
+			_, out := checkout(t, git.New(git.Config{Dir: dir}), identify(t, r.url, one, nil))
+			sameTree(t, out, map[string]string{"a": "1"})
+		})
+	}
+}
+
+func TestSHA256Repository(t *testing.T) {
+	srv := newServer(t)
+	r := srv.repo("app", "--object-format=sha256")
+	one := r.commit(map[string]string{"a": "1"})
+	if len(one) != 64 {
+		t.Fatalf("commit %s", one)
+	}
+	s := newSource(t)
+	for _, keep := range []string{"", "true"} {
+		_, out := checkout(t, s, identify(t, r.url, "main", attrs{pb.AttrKeepGitDir: keep}))
+		sameTree(t, out, map[string]string{"a": "1"})
+	}
+}
+
+func TestCancel(t *testing.T) {
+	srv := newServer(t)
+	r := srv.repo("app")
+	r.commit(map[string]string{"a": "1"})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cause := errors.New("stop")
+	cancel(cause)
+	start := time.Now()
+	if _, err := newSource(t).Resolve(ctx, identify(t, r.url, "", nil)); !errors.Is(err, cause) || time.Since(start) > 4*time.Second {
+		t.Errorf("after %v: %v", time.Since(start), err)
+	}
+}
+
+func TestGitIsMissing(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	id := identify(t, "http://127.0.0.1:1/app", "", nil)
+	_, err := git.New(git.Config{Dir: t.TempDir()}).Resolve(t.Context(), id)
+	if err == nil || !strings.Contains(hint.Of(err), "install git") {
+		t.Errorf("%v, hint %q", err, hint.Of(err))
+	}
+}
