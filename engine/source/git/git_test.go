@@ -575,3 +575,25 @@ func TestGitIsMissing(t *testing.T) {
 		t.Errorf("%v, hint %q", err, hint.Of(err))
 	}
 }
+
+func TestObjects(t *testing.T) {
+	srv := newServer(t)
+	r := srv.repo("app")
+	one := r.commit(map[string]string{"a": "1"})
+	r.git("tag", "-a", "-m", "annotated", "ann")
+	s := newSource(t)
+	for ref, isTag := range map[string]bool{"main": false, "ann": true, one: false} {
+		id := identify(t, r.url, ref, nil)
+		p, err := s.Resolve(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := s.Objects(t.Context(), id, p)
+		if err != nil || o.CommitName != one || !strings.Contains(string(o.Commit), "committer a <a@example.com> 1577934245 +0000") {
+			t.Errorf("%s: %+v, %v", ref, o, err)
+		}
+		if (o.Tag != nil) != isTag || isTag && !strings.Contains(string(o.Tag), "object "+one) {
+			t.Errorf("%s: tag %q", ref, o.Tag)
+		}
+	}
+}
