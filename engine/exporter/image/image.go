@@ -13,7 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"strings"
+	"strconv"
 	"time"
 
 	"github.com/containerd/platforms"
@@ -30,6 +30,10 @@ type Layer struct {
 	DiffID      digest.Digest
 	Created     time.Time // zero when unknown
 	Description string    // for a history that does not know the layer
+
+	// RewrittenTo is the time that the files' later times became; nil when
+	// the layer is as its step made it.
+	RewrittenTo *time.Time
 }
 
 // Input is what an image is made of.
@@ -76,7 +80,7 @@ func Build(in Input) (*Image, error) {
 		MediaType: configType, Digest: digest.FromBytes(config), Size: int64(len(config)),
 	}}
 	for _, l := range in.Layers {
-		desc, err := listed(l.Desc, in.DockerTypes)
+		desc, err := listed(l, in.DockerTypes)
 		if err != nil {
 			return nil, err
 		}
@@ -95,25 +99,37 @@ func Build(in Input) (*Image, error) {
 	return img, nil
 }
 
-// listed returns a layer's descriptor as a manifest has it: without what is
-// only of use to builders.
-func listed(d ocispec.Descriptor, docker bool) (ocispec.Descriptor, error) {
+// listed returns a layer's descriptor as a manifest has it: with what readers
+// of the layer need, without what builders say to each other.
+func listed(l Layer, docker bool) (ocispec.Descriptor, error) {
+	d := l.Desc
 	out := ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, URLs: d.URLs}
 	if docker {
 		var err error
 		out.MediaType, err = compression.ToDockerMediaType(d.MediaType)
 		return out, err
 	}
-	for k, v := range d.Annotations {
-		if k == "containerd.io/uncompressed" || strings.HasPrefix(k, "buildkit/") || strings.HasPrefix(k, "containerd.io/distribution.source.") {
-			continue
+	out.Annotations = map[string]string{}
+	for _, k := range keptAnnotations() {
+		if v, ok := d.Annotations[k]; ok {
+			out.Annotations[k] = v
 		}
-		if out.Annotations == nil {
-			out.Annotations = map[string]string{}
-		}
-		out.Annotations[k] = v
+	}
+	if l.RewrittenTo != nil {
+		out.Annotations["buildkit/rewritten-timestamp"] = strconv.FormatInt(l.RewrittenTo.Unix(), 10)
 	}
 	return out, nil
+}
+
+// keptAnnotations are those that snapshotters read layers lazily by.
+func keptAnnotations() []string {
+	return []string{
+		"containerd.io/snapshot/stargz/toc.digest",
+		"io.containers.estargz.uncompressed-size",
+		"containerd.io/snapshot/overlaybd/blob-digest",
+		"containerd.io/snapshot/overlaybd/blob-size",
+		"containerd.io/snapshot/overlaybd/blob-fs-type",
+	}
 }
 
 func emptyConfig() []byte {
