@@ -15,6 +15,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/mayfly-build/mayfly/engine/fsdiff"
@@ -35,8 +37,13 @@ type Options struct {
 
 // An Output is the result of an action.
 type Output struct {
-	Input int // index of the input that Diff is on top of; -1 is the empty root
+	Input int // index of the input that it is on top of; -1 is the empty root
 	Diff  fsdiff.Diff
+
+	// Lower is what comes between the input and Diff, the lowest first. It is
+	// empty unless another action or an output wants a state on the way as
+	// well: BuildKit commits that one, so that it is a layer of its own.
+	Lower []fsdiff.Diff
 }
 
 // An ActionError says which action of an operation failed.
@@ -52,9 +59,8 @@ func (e *ActionError) Unwrap() error { return e.Err }
 
 // Apply carries out the actions of op that its outputs need and returns the
 // outputs in order of their index. inputs are the operation's; nil is the
-// empty root. Actions that build on one another give one Diff, relative to the
-// input that the first of them starts from. The error of an action is an
-// *ActionError.
+// empty root. Actions that build on one another give one Diff. The error of an
+// action is an *ActionError.
 func Apply(ctx context.Context, op *pb.FileOp, inputs []*fsdiff.View, opt Options) ([]Output, error) {
 	if opt.Now.IsZero() {
 		opt.Now = time.Now()
@@ -74,7 +80,7 @@ func Apply(ctx context.Context, op *pb.FileOp, inputs []*fsdiff.View, opt Option
 		if err != nil {
 			return nil, err
 		}
-		results[i] = Output{Input: res.input, Diff: diff}
+		results[i] = Output{Input: res.input, Diff: diff, Lower: res.lower}
 	}
 	return results, nil
 }
@@ -86,7 +92,7 @@ type run struct {
 	op     *pb.FileOp
 	opt    Options
 	inputs []*fsdiff.View
-	uses   map[int]int // how often a state is asked for
+	uses   map[int]int // how often a state is an input or an output
 	done   []*result
 	busy   []bool
 }
@@ -94,6 +100,7 @@ type run struct {
 // A result is the state after an action.
 type result struct {
 	input  int // the operation's input that it started from
+	lower  []fsdiff.Diff
 	tree   *tree
 	frozen *fsdiff.Mem // what the tree changed, once that is asked for
 }
@@ -123,7 +130,6 @@ func (r *run) plan() ([]int, error) {
 			if in < 0 || in >= states {
 				return nil, fmt.Errorf("action %d has owner input %d of %d", i, in, states)
 			}
-			r.uses[int(in)]++
 		}
 		if a.Output == -1 {
 			continue
@@ -205,33 +211,30 @@ func (r *run) carryOut(a *pb.FileAction) (*result, error) {
 }
 
 // writable returns a result that the caller may change: the state itself when
-// nobody else asks for it, otherwise a copy.
+// nobody else wants it, otherwise a new layer on top of it.
 func (r *run) writable(state int) (*result, error) {
 	if state < len(r.inputs) {
-		var base *fsdiff.View
-		if state >= 0 {
-			base = r.inputs[state]
-		}
-		return &result{input: state, tree: newTree(base, r.opt.Now)}, nil
+		return &result{input: state, tree: newTree(r.input(state), r.opt.Now)}, nil
 	}
 	res, err := r.result(state)
+	if err != nil || r.uses[state] == 1 {
+		return res, err
+	}
+	diff, err := res.freeze()
 	if err != nil {
 		return nil, err
 	}
-	if r.uses[state] > 1 {
-		return &result{input: res.input, tree: res.tree.clone()}, nil
-	}
-	return res, nil
+	return &result{
+		input: res.input,
+		lower: append(slices.Clone(res.lower), diff),
+		tree:  newTree(fsdiff.NewView(res.tree.base, diff), r.opt.Now),
+	}, nil
 }
 
 // view returns a state for reading.
 func (r *run) view(state int) (*fsdiff.View, error) {
 	if state < len(r.inputs) {
-		var v *fsdiff.View
-		if state >= 0 {
-			v = r.inputs[state]
-		}
-		return orEmpty(v), nil
+		return r.input(state), nil
 	}
 	res, err := r.result(state)
 	if err != nil {
@@ -244,11 +247,31 @@ func (r *run) view(state int) (*fsdiff.View, error) {
 	return fsdiff.NewView(res.tree.base, diff), nil
 }
 
-func orEmpty(v *fsdiff.View) *fsdiff.View {
-	if v == nil {
-		return fsdiff.NewView(nil, fsdiff.NewMem())
+// glance returns a state for reading until the next action, which may change
+// the same tree.
+func (r *run) glance(state int) (*fsdiff.View, error) {
+	if state < len(r.inputs) {
+		return r.input(state), nil
 	}
-	return v
+	res, err := r.result(state)
+	if err != nil {
+		return nil, err
+	}
+	diff, err := res.tree.diff()
+	if err != nil {
+		return nil, err
+	}
+	return fsdiff.NewView(res.tree.base, diff), nil
+}
+
+// input returns an input of the operation; the empty root is of now.
+func (r *run) input(state int) *fsdiff.View {
+	if state >= 0 && r.inputs[state] != nil {
+		return r.inputs[state]
+	}
+	m := fsdiff.NewMem()
+	m.Add(fsdiff.Entry{Mode: fs.ModeDir | 0o755, ModTime: r.opt.Now})
+	return fsdiff.NewView(nil, m)
 }
 
 // timestamp is a time as LLB has it: nanoseconds, -1 for none.

@@ -88,7 +88,7 @@ func (r *run) owner(o *pb.ChownOpt) (*owner, error) {
 
 // userFile returns the file, or nothing when the state has none.
 func (r *run) userFile(state int, path string) ([]byte, error) {
-	v, err := r.view(state)
+	v, err := r.glance(state)
 	if err != nil {
 		return nil, err
 	}

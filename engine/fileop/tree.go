@@ -45,7 +45,7 @@ type inode struct {
 }
 
 func newTree(base *fsdiff.View, now time.Time) *tree {
-	t := &tree{base: orEmpty(base), now: now}
+	t := &tree{base: base, now: now}
 	t.root = &node{merged: true, low: true, ino: &inode{names: 1}}
 	if e, err := t.base.Lookup(""); err == nil {
 		t.root.ino.Entry = *e
@@ -302,32 +302,8 @@ func (t *tree) ReadDir(p string) ([]*fsdiff.Entry, error) {
 	return list, nil
 }
 
-// clone returns a tree that can be changed without changing t.
-func (t *tree) clone() *tree {
-	c := &tree{base: t.base, now: t.now}
-	inodes := map[*inode]*inode{}
-	var copyNode func(n, up *node) *node
-	copyNode = func(n, up *node) *node {
-		k := *n
-		k.up, k.kids = up, nil
-		if n.ino != nil {
-			if k.ino = inodes[n.ino]; k.ino == nil {
-				i := *n.ino
-				k.ino = &i
-				inodes[n.ino] = k.ino
-			}
-		}
-		for _, kid := range n.kids {
-			k.add(copyNode(kid, &k))
-		}
-		return &k
-	}
-	c.root = copyNode(t.root, nil)
-	return c
-}
-
-// diff returns what the tree changed of its base. The tree is not changed any
-// more afterwards: the entries are its own.
+// diff returns what the tree changed of its base. The entries are the tree's
+// own: it is valid until the tree is changed again.
 func (t *tree) diff() (*fsdiff.Mem, error) {
 	d := &differ{t: t, m: fsdiff.NewMem(), ids: map[*inode]uint64{}, next: rand.Uint64() >> 1}
 	if t.root.dirty {

@@ -232,7 +232,7 @@ func (u *unpacking) link(p string, dir *node, h *tar.Header) (*node, error) {
 	case err != nil:
 		return nil, pathError("link", target, err)
 	case old == nil:
-		return nil, fmt.Errorf("link %q: %w", h.Name, notFound(target))
+		return nil, fmt.Errorf("link %q: %w", path.Join("/", h.Name), notFound(clean(h.Linkname)))
 	case old.isDir():
 		return nil, pathError("link", target, syscall.EPERM)
 	}
