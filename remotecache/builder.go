@@ -15,7 +15,10 @@ type Builder struct {
 	links  map[linkOf]bool // what Node.link has done
 	blobs  map[digest.Digest]*Blob
 	chains map[chainStep]*chain
-	copies map[*Node]*Node // of other owners' nodes
+
+	// Of other owners' nodes and chains.
+	copies      map[*Node]*Node
+	chainCopies map[*chain]*chain
 }
 
 // A linkOf says that a Link names an input of a Node.
@@ -38,6 +41,8 @@ func NewBuilder() *Builder {
 		blobs:  map[digest.Digest]*Blob{},
 		chains: map[chainStep]*chain{},
 		copies: map[*Node]*Node{},
+
+		chainCopies: map[*chain]*chain{},
 	}
 }
 
@@ -56,23 +61,29 @@ func (b *Builder) Add(dgst digest.Digest, inputs [][]Link, results []ResultLayer
 		return nil
 	}
 	n := b.find(dgst, inputs)
-	if n == nil {
+	known := n != nil
+	if !known {
 		n = &Node{owner: b, digest: dgst}
 		b.nodes = append(b.nodes, n)
 		if len(inputs) == 0 {
 			b.roots[dgst] = n
 		}
 	}
+	more := false
 	for i, links := range inputs {
 		for _, l := range links {
 			l.Node = l.Node.rep()
 			if !b.links[linkOf{n, i, l}] && !n.leadsTo(l.Node) {
 				n.link(i, l.Node, l.Selector)
+				more = true
 			}
 		}
 	}
+	if known && more {
+		b.unify(n)
+	}
 	b.AddResults(n, results...)
-	return n
+	return n.rep()
 }
 
 // AddResults adds to what a record leads to.
@@ -144,13 +155,29 @@ func (b *Builder) copyResults(n *Node, done map[*Node]bool) {
 			continue
 		}
 		done[at] = true
-		b.AddResults(b.copies[at], at.Results()...)
+		for _, r := range at.results {
+			b.copies[at].rep().addResult(result{top: b.copyChain(r.top), createdAt: r.createdAt})
+		}
 		for _, links := range at.Inputs() {
 			for _, l := range links {
 				stack = append(stack, l.Node)
 			}
 		}
 	}
+}
+
+func (b *Builder) copyChain(c *chain) *chain {
+	var path []*chain
+	at := c
+	for ; at != nil && b.chainCopies[at] == nil; at = at.below {
+		path = append(path, at)
+	}
+	top := b.chainCopies[at] // nil at the bottom
+	for _, c := range slices.Backward(path) {
+		top = b.push(top, *c.blob)
+		b.chainCopies[c] = top
+	}
+	return top
 }
 
 // own returns inputs with Nodes that are b's and current.
@@ -166,43 +193,57 @@ func (b *Builder) own(inputs [][]Link) [][]Link {
 	return out
 }
 
-// find returns the record that one with these inputs would be the same as,
-// nil when there is none. If it is the same as several, they are merged.
+// find returns a record that one with these inputs would be the same as, nil
+// when there is none.
 func (b *Builder) find(dgst digest.Digest, inputs [][]Link) *Node {
 	if len(inputs) == 0 {
 		return b.roots[dgst]
 	}
-	found := match(inputs, dgst)
-	if len(found) == 0 {
-		return nil
+	if found := match(inputs, dgst); len(found) > 0 {
+		return found[0]
 	}
-	main := found[0]
-	for _, n := range found[1:] {
-		// One step that is done twice in a row gives two records of which one
-		// is the other's input: they stay two.
-		if !main.leadsTo(n) && !n.leadsTo(main) {
-			b.merge(main, n)
-		}
-	}
-	return main
+	return nil
 }
 
-// merge makes main stand for n too. Neither leads to the other.
-func (b *Builder) merge(main, n *Node) {
+// unify merges n with the records that are the same, now that it has more
+// links than before, and then those that are the same because of that.
+func (b *Builder) unify(n *Node) {
+	for queue := []*Node{n}; len(queue) > 0; {
+		n := queue[0].rep()
+		queue = queue[1:]
+		for _, same := range match(n.inputs, n.digest) {
+			// One step that is done twice in a row gives two records of which
+			// one is the other's input: they stay two.
+			if same = same.rep(); same == n || n.leadsTo(same) || same.leadsTo(n) {
+				continue
+			}
+			queue = append(queue, b.merge(n, same)...)
+			queue = append(queue, n)
+		}
+	}
+}
+
+// merge makes main stand for n too, and returns the records that got other
+// links by that. Neither leads to the other.
+func (b *Builder) merge(main, n *Node) []*Node {
 	for i, links := range n.inputs {
 		for _, l := range links {
 			main.link(i, l.Node.rep(), l.Selector)
 		}
 	}
+	var moved []*Node
 	for key, children := range n.children {
 		for _, c := range children {
-			c.rep().link(key.input, main, key.selector)
+			c = c.rep()
+			c.link(key.input, main, key.selector)
+			moved = append(moved, c)
 		}
 	}
 	for _, r := range n.results {
 		main.addResult(r)
 	}
 	n.into, n.inputs, n.children, n.results = main, nil, nil, nil
+	return moved
 }
 
 // chain returns the shared form of layers, nil when there is none or when a

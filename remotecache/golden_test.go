@@ -12,7 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/tools/txtar"
+	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/mayfly-build/mayfly/remotecache"
 	"github.com/mayfly-build/mayfly/remotecache/inline"

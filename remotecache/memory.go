@@ -58,6 +58,9 @@ func (m *Memory) Put(ctx context.Context, blob ocispec.Descriptor, src io.Reader
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if err := CheckSource(blob, src); err != nil {
+		return err
+	}
 	data := make([]byte, blob.Size)
 	if n, err := src.ReadAt(data, 0); int64(n) < blob.Size {
 		return fmt.Errorf("put blob %s: read byte %d of %d: %w", blob.Digest, n, blob.Size, err)
