@@ -37,6 +37,12 @@ func Prepare(p Process, dir string, filter bool) (_ *Bundle, retErr error) {
 	if err := check(p); err != nil {
 		return nil, err
 	}
+	// The runtimes want a root without links, and stubs are found by its path.
+	root, err := filepath.EvalSymlinks(p.Root)
+	if err != nil {
+		return nil, fmt.Errorf("root file system: %w", err)
+	}
+	p.Root = root
 	dests := []string{"/etc/resolv.conf", "/etc/hosts"}
 	for _, m := range p.Mounts {
 		dests = append(dests, m.Dest)

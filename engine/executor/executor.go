@@ -30,7 +30,7 @@ type Executor interface {
 // A Process is one process in one root file system.
 type Process struct {
 	ID       string // unique; names the container and its cgroup; of [a-zA-Z0-9_+.-]
-	Root     string // host path of the root file system, mounted by the caller, without symbolic links
+	Root     string // host path of the root file system, mounted by the caller; no other process uses it at the same time
 	ReadOnly bool   // the root is read-only for the process
 	Mounts   []Mount
 

@@ -99,7 +99,7 @@ func testCancelEarly(f *fixture) {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			f.Errorf("after %d ms: error is %v, want %v", i, err, context.DeadlineExceeded)
 		}
-		if took := time.Since(start); took > 3*time.Second {
+		if took := time.Since(start); took > 10*time.Second { // an external runtime may be slow to start
 			f.Errorf("after %d ms: took %v", i, took)
 		}
 	}

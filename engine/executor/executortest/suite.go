@@ -67,6 +67,7 @@ func Run(t *testing.T, newExecutor func(t *testing.T) executor.Executor, lacking
 		{"DeviceRules", testDeviceRules},
 		{"Namespaces", testNamespaces},
 		{"Ulimits", testUlimits},
+		{"UlimitsAreOurs", testUlimitsOurs},
 		{"HostsAndHostname", testHosts},
 		{"NetworkNone", testNetworkNone},
 		{"NetworkHost", testNetworkHost},

@@ -141,7 +141,10 @@ func (h cgroupHome) new(id string, config *cgroups.Cgroup) (_ *cgroup, retErr er
 		if h.unified {
 			set = cgroups.DevicesSetV2
 		}
-		if err := set(g.dirs[0], config.Resources); err != nil {
+		// Who may make cgroups but no device rules is in a container that
+		// has rules itself, or in a user namespace, where nodes cannot be
+		// opened.
+		if err := set(g.dirs[0], config.Resources); err != nil && !errors.Is(err, unix.EPERM) {
 			return nil, err
 		}
 	}
@@ -214,7 +217,7 @@ func (g *cgroup) kills() uint64 {
 		n, _ := g.manager.OOMKillCount()
 		return n
 	}
-	for _, dir := range append(g.dirs, g.home.dirs...) {
+	for _, dir := range slices.Concat(g.dirs, g.home.dirs) {
 		for _, name := range []string{"memory.events", "memory.oom_control"} {
 			data, err := os.ReadFile(filepath.Join(dir, name))
 			if err != nil {

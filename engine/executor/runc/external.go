@@ -96,7 +96,7 @@ func (e *Executor) stop(state, id string, cmd *exec.Cmd, ended <-chan struct{}) 
 		case <-ended:
 			return
 		case <-deadline:
-			_ = cmd.Process.Kill()
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // its process group
 			_ = e.command(state, "delete", "--force", id).Run()
 			return
 		case <-time.After(50 * time.Millisecond):
