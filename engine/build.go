@@ -181,6 +181,10 @@ func (b *build) warn(err error) {
 	b.obs.note(err.Error())
 }
 
+// maxTries bounds how often an export starts over because a blob is lost:
+// each time at least one blob is known to be lost that was not before.
+const maxTries = 1000
+
 // run builds, then exports, then caches.
 func (b *build) run(ctx context.Context) (*Result, error) {
 	res := &Result{Ref: b.ref}
@@ -197,9 +201,9 @@ func (b *build) run(ctx context.Context) (*Result, error) {
 	e := b.startEager(ectx, t)
 	defer func() { cancel(); e.wait() }()
 	b.eager.Store(e)
-	for {
+	for tries := 1; ; tries++ {
 		err := b.export(ctx, t, res)
-		if errors.Is(err, layer.ErrLost) && ctx.Err() == nil {
+		if errors.Is(err, layer.ErrLost) && ctx.Err() == nil && tries < maxTries {
 			// The layer forgot the blob: the next try makes it of its files,
 			// or runs the step again.
 			b.warn(fmt.Errorf("%w; making it again", err))

@@ -53,6 +53,7 @@ func (b *build) importCache(ctx context.Context, im Import) *buildcache.Remote {
 type cacheExports struct {
 	outcomes []CacheOutcome
 	errs     []error
+	manifest *ocispec.Descriptor // of the last one that has a manifest
 }
 
 // exportTimeout is how long an export may take unless the user says.
@@ -69,6 +70,11 @@ func (b *build) startCacheExports(ctx context.Context, t *target, s *layer.State
 		defer close(done)
 		for i, ex := range b.req.Exports {
 			out.outcomes[i], out.errs[i] = b.exportCache(ctx, t, ex)
+			if ex.Manifest != nil {
+				if desc, ok := ex.Manifest(); ok {
+					out.manifest = &desc
+				}
+			}
 		}
 	}()
 	return func(err error) *cacheExports {
@@ -84,6 +90,9 @@ func (b *build) startCacheExports(ctx context.Context, t *target, s *layer.State
 // into reports the exports; the error is that of an export which the user
 // wants to fail the build.
 func (c *cacheExports) into(res *Result) error {
+	if c.manifest != nil {
+		res.Manifest = c.manifest
+	}
 	res.Caches = append(res.Caches, c.outcomes...)
 	return errors.Join(c.errs...)
 }

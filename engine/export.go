@@ -149,7 +149,8 @@ func (b *build) image(ctx context.Context, t *target, s *layer.State, o Output) 
 			if err != nil {
 				return err
 			}
-			if o.RewriteTimestamp && epoch != nil && !(i < len(base) && base[i] == blob.DiffID) {
+			rewrite := o.RewriteTimestamp && epoch != nil && !(i < len(base) && base[i] == blob.DiffID)
+			if rewrite {
 				if blob, err = b.layers.Rewritten(gctx, l, blob, o.Compression, *epoch); err != nil {
 					return err
 				}
@@ -157,6 +158,9 @@ func (b *build) image(ctx context.Context, t *target, s *layer.State, o Output) 
 			info := l.Info()
 			blobs[i] = placed{blob, l}
 			layers[i] = image.Layer{Desc: blob.Desc, DiffID: blob.DiffID, Created: info.Created, Description: info.Description}
+			if rewrite {
+				layers[i].RewrittenTo = epoch
+			}
 			if o.Push {
 				return b.pushBlob(gctx, o.Names, blobs[i])
 			}

@@ -39,7 +39,8 @@ func outputs(w world, o buildOptions) ([]engine.Output, error) {
 			out[i].Push = out[i].Push || o.push
 		}
 	}
-	if !hasImage && (o.push || len(out) == 0 && len(names) > 0) {
+	wantsImage := len(names) > 0 || o.progress == "quiet" || o.iidFile != "" || o.metadataFile != ""
+	if !hasImage && (o.push || len(out) == 0 && wantsImage) {
 		out = append(out, engine.Output{Kind: engine.OutputImage, Names: names, Push: o.push, Annotations: annotations})
 	}
 	for _, e := range out {

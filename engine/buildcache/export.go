@@ -51,9 +51,9 @@ func (e *Exporter) Index(ctx context.Context) (*remotecache.Index, map[digest.Di
 		if n == nil || results[i] == nil {
 			continue
 		}
-		at := rec.At
-		if !rec.Made {
-			at = results[i][len(results[i])-1].CreatedAt
+		at := results[i][len(results[i])-1].CreatedAt
+		if at.IsZero() {
+			at = rec.At
 		}
 		x.builder.AddResults(n, remotecache.ResultLayers{Layers: results[i], CreatedAt: at})
 	}

@@ -205,7 +205,7 @@ func (l *Local) Find(_ context.Context, k *solver.Key) (m solver.Match[*layer.St
 func (l *Local) drop(path string, err error) {
 	os.Remove(path)
 	if !errors.Is(err, fs.ErrNotExist) { // a layer that was pruned is no trouble
-		l.warn(fmt.Errorf("cache entry %s of the state dir: %w; the step runs again", filepath.Base(path), err))
+		l.warn(fmt.Errorf("cache entry %s: %w; the step runs again", path, err))
 	}
 }
 

@@ -69,7 +69,8 @@ type Blob struct {
 	Origin Origin             // where its bytes are; nil: in the local content store
 }
 
-// An Origin is where blobs can be read that are not here.
+// An Origin is where blobs can be read that are not here. Origins are compared
+// with ==.
 type Origin interface {
 	// Open reads a blob from byte off. The caller closes.
 	Open(ctx context.Context, desc ocispec.Descriptor, off int64) (io.ReadCloser, error)
@@ -142,7 +143,7 @@ func (s *State) Usable() bool {
 func (s *State) lose(b Blob) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.blobs = slices.DeleteFunc(s.blobs, func(x Blob) bool { return x.Desc.Digest == b.Desc.Digest })
+	s.blobs = slices.DeleteFunc(s.blobs, func(x Blob) bool { return x.Desc.Digest == b.Desc.Digest && x.Origin == b.Origin })
 }
 
 func (s *State) addBlob(b Blob) {

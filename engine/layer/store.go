@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -47,6 +48,7 @@ type Store struct {
 
 	mu       sync.Mutex
 	interned map[blobKey]*State
+	lost     map[lostBlob]bool
 }
 
 // New returns the store of a state dir, which is made when missing.
@@ -57,7 +59,7 @@ func New(cfg Config) (*Store, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o711); err != nil {
 		return nil, err
 	}
-	return &Store{dir: cfg.Dir, content: cfg.Content, tmp: cfg.Tmp, slots: make(chan struct{}, cfg.Parallel), interned: map[blobKey]*State{}, origin: cfg.Origin}, nil
+	return &Store{dir: cfg.Dir, content: cfg.Content, tmp: cfg.Tmp, slots: make(chan struct{}, cfg.Parallel), interned: map[blobKey]*State{}, lost: map[lostBlob]bool{}, origin: cfg.Origin}, nil
 }
 
 // FromBlob returns parent with a layer on top that is known as a blob. Equal
@@ -66,15 +68,26 @@ func (st *Store) FromBlob(parent *State, b Blob, info Info) *State {
 	k := blobKey{parent, b.Desc.Digest}
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if s, ok := st.interned[k]; ok {
-		s.mu.Lock()
-		s.blobs = append(s.blobs, b)
-		s.mu.Unlock()
+	s, ok := st.interned[k]
+	if !ok {
+		s = &State{store: st, parent: parent, info: info}
+		st.interned[k] = s
+	}
+	if st.lost[lostBlob{b.Desc.Digest, b.Origin}] {
 		return s
 	}
-	s := &State{store: st, parent: parent, info: info, blobs: []Blob{b}}
-	st.interned[k] = s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.ContainsFunc(s.blobs, func(x Blob) bool { return x.Origin == b.Origin }) {
+		s.blobs = append(s.blobs, b)
+	}
 	return s
+}
+
+// A lostBlob is a blob that an origin promised and did not give.
+type lostBlob struct {
+	digest digest.Digest
+	origin Origin
 }
 
 type blobKey struct {
@@ -373,6 +386,9 @@ func (st *Store) blame(ctx context.Context, s *State, b Blob, err error) error {
 	if b.Origin == nil || !b.Origin.IsCache() || ctx.Err() != nil {
 		return err
 	}
+	st.mu.Lock()
+	st.lost[lostBlob{b.Desc.Digest, b.Origin}] = true
+	st.mu.Unlock()
 	s.lose(b)
 	return fmt.Errorf("%w: %w", ErrLost, err)
 }

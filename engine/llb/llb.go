@@ -227,7 +227,7 @@ func checkExec(op *pb.ExecOp, in func(int64, string) error) error {
 		if m.Dest == pb.RootMount {
 			root = true
 		}
-		if m.Output >= 0 {
+		if m.MountType == pb.MountType_BIND && m.Output >= 0 { // others say 0 and mean none
 			if outputs[m.Output] {
 				return fmt.Errorf("two mounts write output %d", m.Output)
 			}

@@ -215,7 +215,7 @@ func (m *mounts) cache(ctx context.Context, pm *pb.Mount, below *layer.State) er
 	if err != nil {
 		return err
 	}
-	if pm.Output != int64(pb.SkipOutput) {
+	if pm.Output != int64(pb.SkipOutput) && below != nil {
 		m.outputs = append(m.outputs, output{index: pm.Output, dest: pm.Dest, below: below})
 	}
 	m.append(pm, executor.Mount{Source: src})
