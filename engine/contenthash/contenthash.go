@@ -41,7 +41,7 @@ func (s *Selector) plain() bool {
 // A Hasher takes content digests. Each file is read once per Hasher. All
 // methods may be called from several goroutines at once.
 type Hasher struct {
-	memo  memo
+	memos [2]memo // the second is of build contexts, some of whose entries count otherwise
 	cache *Cache
 }
 

@@ -73,11 +73,15 @@ func (m *memo) release(entries []*fsdiff.Entry, sums []digest.Digest, mine []int
 // what is below a directory. What is not known yet is read on all CPUs.
 func (h *Hasher) digests(ctx context.Context, v *fsdiff.View, entries []*fsdiff.Entry) ([]digest.Digest, error) {
 	sums := make([]digest.Digest, len(entries))
+	m := &h.memos[0]
+	if v.IsContext() {
+		m = &h.memos[1]
+	}
 	for {
 		done := make(chan struct{})
-		mine, wait := h.memo.claim(entries, sums, done)
+		mine, wait := m.claim(entries, sums, done)
 		err := h.read(ctx, v, entries, sums, mine)
-		h.memo.release(entries, sums, mine, done)
+		m.release(entries, sums, mine, done)
 		if err != nil {
 			return nil, err
 		}

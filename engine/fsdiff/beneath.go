@@ -70,7 +70,10 @@ func (r *rootDir) openStepwise(path string, flags int) (int, error) {
 		if more {
 			fl = unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
 		}
-		fd, err := openat(dir, name, fl)
+		fd, err := -1, error(unix.EXDEV)
+		if name != ".." {
+			fd, err = openat(dir, name, fl)
+		}
 		if dir != int(r.f.Fd()) {
 			unix.Close(dir)
 		}
