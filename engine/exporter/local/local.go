@@ -150,18 +150,37 @@ func (e *exporter) subdir(ctx context.Context, d *handle, c *fsdiff.Entry, name 
 	if err != nil {
 		return err
 	}
-	sub, err := openDir(d.fd, name, unix.O_NOFOLLOW)
-	if errors.Is(err, unix.EACCES) { // one that was there, without rights for its owner
-		if err = e.root.Chmod(c.Path, 0o700); err == nil {
-			sub, err = openDir(d.fd, name, unix.O_NOFOLLOW)
-		}
-	}
+	sub, err := e.enter(d, name, c.Path)
 	if err != nil {
 		return err
 	}
 	defer sub.release()
 	e.dirs = append(e.dirs, c)
 	return e.dir(ctx, sub, c.Path)
+}
+
+// enter opens a directory to write in it. One that was there may have no
+// rights for its owner; it gets its mode in the end anyway.
+func (e *exporter) enter(d *handle, name, p string) (*handle, error) {
+	sub, err := openDir(d.fd, name, unix.O_NOFOLLOW)
+	if errors.Is(err, unix.EACCES) {
+		if err := e.root.Chmod(p, 0o700); err != nil {
+			return nil, err
+		}
+		sub, err = openDir(d.fd, name, unix.O_NOFOLLOW)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(sub.fd, &st); err == nil && st.Mode&0o700 != 0o700 && int(st.Uid) == os.Geteuid() {
+		err = unix.Fchmod(sub.fd, 0o700)
+	}
+	if err != nil {
+		sub.release()
+		return nil, err
+	}
+	return sub, nil
 }
 
 // finish gives the directories their modes and times, the deepest first: to
