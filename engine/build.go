@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -161,6 +162,9 @@ const flushTimeout = 20 * time.Second
 func (b *build) close(ctx context.Context, failed error) error {
 	b.solver.Wait()
 	b.beside.Wait()
+	if c, ok := b.world.Executor.(io.Closer); ok {
+		defer c.Close()
+	}
 	if failed != nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
@@ -175,11 +179,7 @@ func (b *build) close(ctx context.Context, failed error) error {
 	return b.state.Close()
 }
 
-func (b *build) warn(err error) {
-	step := b.req.Progress.Step("warnings")
-	step.Log(2).Write([]byte("warning: " + err.Error() + "\n"))
-	b.obs.note(err.Error())
-}
+func (b *build) warn(err error) { b.obs.warn(err) }
 
 // maxTries bounds how often an export starts over because a blob is lost:
 // each time at least one blob is known to be lost that was not before.

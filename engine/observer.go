@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -85,17 +86,17 @@ func (o *observer) Cached(v *llb.Vertex) {
 }
 
 // Warn shows trouble with v that costs only time.
-func (o *observer) Warn(v *llb.Vertex, err error) {
-	p, _ := o.vertex(v)
-	p.Warn(client.VertexWarning{Level: 1, Short: []byte(err.Error())})
-	o.note(err.Error())
-}
+func (o *observer) Warn(v *llb.Vertex, err error) { o.warn(fmt.Errorf("%s: %w", v.Name, err)) }
 
-// note keeps a warning for the end of the build.
-func (o *observer) note(msg string) {
+// warn shows trouble that costs only time, and keeps it for the result.
+func (o *observer) warn(err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.warnings = append(o.warnings, msg)
+	o.warnings = append(o.warnings, err.Error())
+	step := o.stream.Step("warnings")
+	step.Begin()
+	fmt.Fprintln(step.Log(2), "warning:", err)
+	step.End(nil)
 }
 
 func (o *observer) result() (steps []Step, warnings []string) {

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/util/progress/progressui"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-build/mayfly/engine"
 	"github.com/mayfly-build/mayfly/engine/executor"
@@ -88,6 +90,9 @@ func request(ctx context.Context, w world, o buildOptions) (_ engine.Request, cl
 // until all of them are shown.
 func display(w world, o buildOptions) (*progress.Stream, func(), error) {
 	mode := progressui.DisplayMode(o.progress)
+	if mode == progressui.TtyMode && !isTerminal(w.stderr) {
+		mode = progressui.PlainMode // a terminal's progress needs a terminal
+	}
 	if o.progress == "quiet" {
 		return progress.New(), func() {}, nil
 	}
@@ -111,10 +116,33 @@ func display(w world, o buildOptions) (*progress.Stream, func(), error) {
 		defer close(done)
 		// The context is the display's own: what happened before a
 		// cancellation is still to be seen.
-		d.UpdateFrom(context.Background(), ch)
+		warnings, _ := d.UpdateFrom(context.Background(), ch)
+		if mode != progressui.RawJSONMode {
+			printWarnings(w.stderr, warnings)
+		}
 	}()
 	stream := progress.New(func(st *client.SolveStatus) { ch <- st })
 	return stream, func() { close(ch); <-done }, nil
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// printWarnings shows what the frontend warns of, with its place.
+func printWarnings(w io.Writer, warnings []client.VertexWarning) {
+	for _, v := range warnings {
+		at := ""
+		if v.SourceInfo != nil && len(v.Range) > 0 {
+			at = rangePlace(v.SourceInfo, v.Range).String() + ": "
+		}
+		fmt.Fprintf(w, "warning: %s%s\n", at, v.Short)
+	}
 }
 
 // finish writes what the result is to the files that were asked for, and to
@@ -130,11 +158,12 @@ func finish(w world, o buildOptions, req engine.Request, res *engine.Result) err
 			return fmt.Errorf("iidfile: %w", err)
 		}
 	}
-	if len(req.Outputs) == 0 && o.progress != "quiet" {
+	talk := o.progress != "quiet" && o.progress != "rawjson"
+	if len(req.Outputs) == 0 && talk {
 		fmt.Fprintln(w.stderr, "warning: no output is given: the result stays in the state dir; name it with -t and push it with --push, or give -o")
 	}
 	for _, c := range res.Caches {
-		if c.Outcome != "ok" && o.progress != "quiet" {
+		if c.Outcome != "ok" && talk {
 			fmt.Fprintf(w.stderr, "warning: cache %s: %s: %s\n", c.Name, c.Outcome, c.Reason)
 		}
 	}

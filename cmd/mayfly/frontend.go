@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"strings"
 
@@ -9,6 +10,7 @@ import (
 
 	"github.com/mayfly-build/mayfly/engine/op"
 	"github.com/mayfly-build/mayfly/engine/secret"
+	"github.com/mayfly-build/mayfly/internal/hint"
 )
 
 // frontendOptions adds what the flags say to the options of the Dockerfile
@@ -143,13 +145,13 @@ func secrets(w world, o buildOptions) (secret.Map, error) {
 		if env != "" {
 			v, ok := w.getenv(env)
 			if !ok {
-				return nil, usagef("--secret id=%s: environment variable %s is not set", id, env)
+				return nil, fmt.Errorf("--secret id=%s: environment variable %s is not set", id, env)
 			}
 			out[id] = secret.Source{Value: []byte(v)}
 			continue
 		}
 		if _, err := os.Stat(file); err != nil {
-			return nil, usagef("--secret id=%s: %v", id, err)
+			return nil, hint.With(fmt.Errorf("--secret id=%s: %w", id, err), "give the file with src=FILE, or a variable with env=NAME")
 		}
 		out[id] = secret.Source{File: file}
 	}
@@ -177,7 +179,7 @@ func agents(w world, o buildOptions) (secret.Agents, error) {
 			}
 			fi, err := os.Stat(p)
 			if err != nil {
-				return nil, usagef("--ssh %s: %v", s, err)
+				return nil, fmt.Errorf("--ssh %s: %w", s, err)
 			}
 			if fi.Mode()&os.ModeSocket != 0 {
 				a.Socket = p

@@ -14,7 +14,7 @@ func writeMetadata(path string, res *engine.Result) error {
 		"buildx.build.ref": "mayfly/mayfly/" + res.Ref,
 		"mayfly.steps":     steps(res),
 		"mayfly.bytes":     map[string]int64{"pulled": res.BytesIn, "pushed": res.BytesOut},
-		"mayfly.caches":    cacheOutcomes(res),
+		"mayfly.cache":     cacheOutcomes(res),
 		"mayfly.seconds":   res.Seconds,
 	}
 	if len(res.Warnings) > 0 {

@@ -13,7 +13,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -29,6 +28,7 @@ import (
 	"github.com/mayfly-build/mayfly/engine/layer"
 	"github.com/mayfly-build/mayfly/engine/llb"
 	"github.com/mayfly-build/mayfly/engine/solver"
+	"github.com/mayfly-build/mayfly/engine/statedir"
 )
 
 // A Local is the cache of a state dir. Any number of processes share it.
@@ -211,11 +211,7 @@ func (l *Local) drop(path string, err error) {
 
 func readEntry(path string) (entry, error) {
 	var e entry
-	dt, err := os.ReadFile(path)
-	if err != nil {
-		return e, err
-	}
-	if err := json.Unmarshal(dt, &e); err != nil {
+	if err := statedir.ReadSealed(path, &e); err != nil {
 		return e, err
 	}
 	for i, d := range e.Content {
@@ -271,7 +267,7 @@ func (l *Local) write(ctx context.Context, p pending) error {
 		return err
 	}
 	p.entry.Layers = kept
-	dt, err := json.Marshal(p.entry)
+	dt, err := statedir.Seal(p.entry)
 	if err != nil {
 		return err
 	}

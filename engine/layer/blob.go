@@ -2,7 +2,6 @@ package layer
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -20,6 +19,7 @@ import (
 	"github.com/mayfly-build/mayfly/engine/content"
 	"github.com/mayfly-build/mayfly/engine/layertar"
 	"github.com/mayfly-build/mayfly/engine/progress"
+	"github.com/mayfly-build/mayfly/engine/statedir"
 )
 
 // makeBlob writes the layer's blob to the content store: files → tar → digest
@@ -164,20 +164,12 @@ func (h *hasher) sum() digest.Digest {
 
 func isNotEmpty(err error) bool { return errors.Is(err, syscall.ENOTEMPTY) }
 
-func writeJSON(path string, v any) error {
-	dt, err := json.Marshal(v)
+func writeSealed(path string, v any) error {
+	dt, err := statedir.Seal(v)
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(path, dt, 0o644)
-}
-
-func readJSON(path string, v any) error {
-	dt, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(dt, v)
 }
 
 // Rewritten returns the layer's blob with no file newer than epoch.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +22,7 @@ import (
 	"github.com/mayfly-build/mayfly/engine/fsdiff"
 	"github.com/mayfly-build/mayfly/engine/layertar"
 	"github.com/mayfly-build/mayfly/engine/progress"
+	"github.com/mayfly-build/mayfly/engine/statedir"
 )
 
 // Config is what a Store needs.
@@ -149,15 +149,11 @@ func (st *Store) place(id, dir string, s *State) (string, error) {
 			return "", err
 		}
 	}
-	dt, err := json.Marshal(meta{Description: s.info.Description, Created: s.info.Created, FS: dir != ""})
-	if err != nil {
-		return "", err
-	}
-	if err := os.WriteFile(filepath.Join(tmp, "meta.json"), dt, 0o644); err != nil {
+	if err := writeSealed(filepath.Join(tmp, "meta.json"), meta{Description: s.info.Description, Created: s.info.Created, FS: dir != ""}); err != nil {
 		return "", err
 	}
 	if blobs := blobMetas(s.Blobs()); len(blobs) > 0 {
-		if err := writeJSON(filepath.Join(tmp, "blobs.json"), blobs); err != nil {
+		if err := writeSealed(filepath.Join(tmp, "blobs.json"), blobs); err != nil {
 			return "", err
 		}
 	}
@@ -192,7 +188,7 @@ func blobMetas(blobs []Blob) (out []blobMeta) {
 func (st *Store) writeBlobs(id string, blobs []Blob) {
 	dir := filepath.Join(st.dir, id)
 	tmp := filepath.Join(dir, ".blobs-"+randomName())
-	if writeJSON(tmp, blobMetas(blobs)) != nil || os.Rename(tmp, filepath.Join(dir, "blobs.json")) != nil {
+	if writeSealed(tmp, blobMetas(blobs)) != nil || os.Rename(tmp, filepath.Join(dir, "blobs.json")) != nil {
 		os.Remove(tmp)
 	}
 }
@@ -217,12 +213,12 @@ func (st *Store) load(parent *State, id string) (*State, error) {
 	}
 	dir := filepath.Join(st.dir, id)
 	var m meta
-	if err := readJSON(filepath.Join(dir, "meta.json"), &m); err != nil {
+	if err := statedir.ReadSealed(filepath.Join(dir, "meta.json"), &m); err != nil {
 		return nil, err
 	}
 	s := &State{store: st, parent: parent, id: id, info: Info{Description: m.Description, Created: m.Created}}
 	var blobs []blobMeta
-	if err := readJSON(filepath.Join(dir, "blobs.json"), &blobs); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := statedir.ReadSealed(filepath.Join(dir, "blobs.json"), &blobs); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	for _, b := range blobs {
@@ -327,7 +323,7 @@ func (st *Store) unpack(ctx context.Context, s *State) (string, error) {
 	if isChain {
 		id := name.Encoded()
 		var m meta
-		if err := readJSON(filepath.Join(st.dir, id, "meta.json"), &m); err == nil && m.FS {
+		if err := statedir.ReadSealed(filepath.Join(st.dir, id, "meta.json"), &m); err == nil && m.FS {
 			s.mu.Lock()
 			s.id = id
 			s.mu.Unlock()
