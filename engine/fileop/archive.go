@@ -46,7 +46,7 @@ type archive struct {
 
 func (a *archive) decompress(r *bufio.Reader) error {
 	start, err := r.Peek(10)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	switch {

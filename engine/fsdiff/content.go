@@ -153,7 +153,7 @@ type OpenFile struct {
 // Read implements io.Reader.
 func (o *OpenFile) Read(p []byte) (int, error) {
 	n, err := o.f.Read(p)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		if changed := o.check(); changed != nil {
 			err = changed
 		}

@@ -155,8 +155,7 @@ func (s *scan) dir(ctx context.Context, d *hostDir, f *filter) error {
 			continue
 		}
 		if err := s.stat(d, fd, names[lo:hi], d.nodes[lo:hi], f); err != nil {
-			g.Wait()
-			return err
+			return errors.Join(err, g.Wait())
 		}
 	}
 	if err := g.Wait(); err != nil {

@@ -71,8 +71,8 @@ func equalReaders(a, b *bufio.Reader) (bool, error) {
 	for {
 		pa, erra := a.Peek(max(1, a.Buffered()))
 		pb, errb := b.Peek(max(1, b.Buffered()))
-		if erra == io.EOF || errb == io.EOF {
-			return erra == errb, nil
+		if errors.Is(erra, io.EOF) || errors.Is(errb, io.EOF) {
+			return errors.Is(erra, io.EOF) && errors.Is(errb, io.EOF), nil
 		}
 		if err := errors.Join(erra, errb); err != nil {
 			return false, err

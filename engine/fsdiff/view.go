@@ -239,7 +239,7 @@ func (v *View) Walk(dir string, fn func(*Entry) error) error {
 	if err != nil {
 		return fmt.Errorf("walk %q: %w", "/"+dir, err)
 	}
-	if err = v.walk(e, fn); err == fs.SkipAll || err == fs.SkipDir {
+	if err = v.walk(e, fn); errors.Is(err, fs.SkipAll) || errors.Is(err, fs.SkipDir) {
 		return nil
 	}
 	return err
@@ -250,7 +250,7 @@ func (v *View) walk(e *Entry, fn func(*Entry) error) error {
 	if !e.IsDir() {
 		return err
 	}
-	if err == fs.SkipDir {
+	if errors.Is(err, fs.SkipDir) {
 		return nil
 	}
 	if err != nil {
@@ -261,7 +261,7 @@ func (v *View) walk(e *Entry, fn func(*Entry) error) error {
 		return err
 	}
 	for _, c := range list {
-		if err := v.walk(c, fn); err == fs.SkipDir {
+		if err := v.walk(c, fn); errors.Is(err, fs.SkipDir) {
 			return nil // of a file: the rest of its directory is skipped
 		} else if err != nil {
 			return err

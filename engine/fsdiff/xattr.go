@@ -26,7 +26,7 @@ type attrReader struct {
 // end. name is not followed.
 func (r *attrReader) list(dir int, path, name string, buf []byte) (n int, err error) {
 	if !r.noListAt.Load() {
-		if n, err = listxattrat(dir, name, buf); err != unix.ENOSYS && err != unix.EPERM {
+		if n, err = listxattrat(dir, name, buf); !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
 			return n, err
 		}
 		r.noListAt.Store(true)
@@ -63,7 +63,7 @@ func (r *attrReader) read(dir int, path, name string) (attrs map[string][]byte, 
 	var small [256]byte
 	buf := small[:]
 	n, err := r.list(dir, path, name, buf)
-	for err == unix.ERANGE {
+	for errors.Is(err, unix.ERANGE) {
 		if n, err = r.list(dir, path, name, nil); err != nil {
 			break
 		}
