@@ -81,8 +81,7 @@ func (x *exporter) header(e *fsdiff.Entry) *tar.Header {
 		h.Devmajor, h.Devminor = int64(e.Devmajor), int64(e.Devminor)
 	case t == 0:
 		h.Size = e.Size
-		// What remains is a socket, which becomes an empty file.
-	}
+	} // what remains is a socket, which becomes an empty file
 	if t := h.Typeflag; e.Inode != 0 && t != tar.TypeDir && t != tar.TypeSymlink {
 		if first, ok := x.first[e.Inode]; ok {
 			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
