@@ -2,7 +2,6 @@ package git_test
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"io/fs"
 	"maps"
@@ -10,14 +9,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/moby/buildkit/solver/pb"
 
-	"github.com/mayfly-build/mayfly/engine/secret"
 	"github.com/mayfly-build/mayfly/engine/source/git"
 	"github.com/mayfly-build/mayfly/internal/hint"
 )
@@ -302,241 +299,6 @@ func TestSubmoduleOfThisMachine(t *testing.T) {
 	}
 	if err := s.Checkout(t.Context(), id, p, t.TempDir()); err == nil || !strings.Contains(err.Error(), "transport 'file' not allowed") {
 		t.Errorf("Checkout = %v", err)
-	}
-}
-
-func TestCredentials(t *testing.T) {
-	srv := newServer(t)
-	r := srv.repo("app")
-	sub := srv.repo("app/sub") // below the repository, so that the credential is good for it
-	sub.commit(map[string]string{"s": "sub"})
-	r.commit(map[string]string{"a": "1"})
-	const token = "t0ken-of-ann"
-	host := strings.TrimPrefix(srv.URL, "http://")
-	basic := "basic " + base64.StdEncoding.EncodeToString([]byte("x-access-token:"+token))
-	for _, tt := range []struct {
-		name    string
-		url     string
-		secrets map[string]string
-		want    string // header; "" is a refusal
-	}{
-		{"token", r.url, map[string]string{"GIT_AUTH_TOKEN": token}, basic},
-		{"token of the host", r.url, map[string]string{"GIT_AUTH_TOKEN." + host: token, "GIT_AUTH_TOKEN": "other-token-x"}, basic},
-		{"header", r.url, map[string]string{"GIT_AUTH_HEADER": "Bearer " + token}, "Bearer " + token},
-		{"header of the host", r.url, map[string]string{"GIT_AUTH_HEADER." + host: "Bearer " + token, "GIT_AUTH_TOKEN." + host: "other-token-x"}, "Bearer " + token},
-		{"in the URL", strings.Replace(r.url, "http://", "http://x-access-token:"+token+"@", 1), nil, basic},
-		{"none", r.url, nil, ""},
-		{"wrong", r.url, map[string]string{"GIT_AUTH_TOKEN": "wr0ng-token-x"}, ""},
-		{"wrong in the URL", strings.Replace(r.url, "http://", "http://ann:wr0ng-token-x@", 1), nil, ""},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			srv.auth = tt.want
-			if tt.want == "" {
-				srv.auth = basic
-			}
-			dir := t.TempDir()
-			s := git.New(git.Config{Dir: dir, Secret: func(_ context.Context, id string) ([]byte, error) {
-				v, ok := tt.secrets[id]
-				if !ok {
-					return nil, secret.ErrNotFound
-				}
-				return []byte(v), nil
-			}})
-			watch := watchArguments(t, token)
-			id := identify(t, tt.url, "", attrs{pb.AttrKeepGitDir: "true"})
-			p, err := s.Resolve(t.Context(), id)
-			if tt.want == "" {
-				if err == nil || strings.Contains(err.Error(), "wr0ng") || !strings.Contains(hint.Of(err), "GIT_AUTH_TOKEN") {
-					t.Errorf("Resolve = %v, hint %q", err, hint.Of(err))
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			out := t.TempDir()
-			if err := s.Checkout(t.Context(), id, p, out); err != nil {
-				t.Fatal(err)
-			}
-			if found := watch(); found != "" {
-				t.Errorf("the token is among the arguments of a process: %s", found)
-			}
-			for _, d := range []string{dir, out} {
-				noFileWith(t, d, token)
-				noFileWith(t, d, strings.TrimPrefix(basic, "basic "))
-			}
-			sameTree(t, out, map[string]string{"a": "1"})
-		})
-	}
-}
-
-// watchArguments looks at the arguments of all processes until the function it
-// returns is called, which gives the first that contained s.
-func watchArguments(t *testing.T, s string) func() string {
-	done, found := make(chan struct{}), make(chan string, 1)
-	go func() {
-		defer close(found)
-		for {
-			select {
-			case <-done:
-				return
-			default:
-			}
-			files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-			for _, f := range files {
-				if b, err := os.ReadFile(f); err == nil && strings.Contains(string(b), s) {
-					found <- strings.ReplaceAll(string(b), "\x00", " ")
-					return
-				}
-			}
-		}
-	}()
-	return sync.OnceValue(func() string {
-		close(done)
-		return <-found
-	})
-}
-
-func noFileWith(t *testing.T, dir, s string) {
-	t.Helper()
-	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		b, err := os.ReadFile(p)
-		if strings.Contains(string(b), s) {
-			t.Errorf("%s holds the token", p)
-		}
-		return err
-	})
-	if err != nil {
-		t.Error(err)
-	}
-}
-
-// A second build asks for nothing it has.
-func TestStoreIsUsedAgain(t *testing.T) {
-	srv := newServer(t)
-	r := srv.repo("app")
-	one := r.commit(map[string]string{"a": "1"})
-	dir := t.TempDir()
-	for i := range 2 {
-		s := git.New(git.Config{Dir: dir})
-		srv.requests = nil
-		_, out := checkout(t, s, identify(t, r.url, one, nil))
-		sameTree(t, out, map[string]string{"a": "1"})
-		if i == 1 && len(srv.requests) != 0 {
-			t.Errorf("the second checkout of a commit asked %q", srv.requests)
-		}
-	}
-	// The branch moves on, and away.
-	s := git.New(git.Config{Dir: dir})
-	id := identify(t, r.url, "main", nil)
-	pinned, err := s.Resolve(t.Context(), id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	two := r.commit(map[string]string{"a": "2"})
-	_, out := checkout(t, s, id)
-	sameTree(t, out, map[string]string{"a": "2"})
-	r.git("reset", "-q", "--hard", one)
-	r.git("branch", "-m", "main", "main/sub") // a directory where a file was
-	_, out = checkout(t, s, identify(t, r.url, "main/sub", nil))
-	sameTree(t, out, map[string]string{"a": "1"})
-	// A pin is good although its ref is gone.
-	out = t.TempDir()
-	if err := s.Checkout(t.Context(), id, pinned, out); err != nil {
-		t.Fatal(err)
-	}
-	sameTree(t, out, map[string]string{"a": "1"})
-	_ = two
-}
-
-// The ref moves between Resolve and Checkout: what was resolved is what counts.
-func TestRefMovesAfterResolve(t *testing.T) {
-	srv := newServer(t)
-	r := srv.repo("app")
-	r.commit(map[string]string{"a": "1"})
-	s := newSource(t)
-	id := identify(t, r.url, "main", nil)
-	p, err := s.Resolve(t.Context(), id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.commit(map[string]string{"a": "2"})
-	out := t.TempDir()
-	if err := s.Checkout(t.Context(), id, p, out); err != nil {
-		t.Fatal(err)
-	}
-	sameTree(t, out, map[string]string{"a": "1"})
-}
-
-// A server that gives only what its refs point to.
-func TestServerWithoutWantedCommits(t *testing.T) {
-	srv := newServer(t)
-	r := srv.repo("app")
-	r.git("config", "uploadpack.allowAnySHA1InWant", "false")
-	r.git("config", "protocol.version", "0")
-	one := r.commit(map[string]string{"a": "1"})
-	r.commit(map[string]string{"a": "2"})
-	s := git.New(git.Config{Dir: t.TempDir(), Env: []string{"PATH=" + os.Getenv("PATH")}})
-	_, out := checkout(t, s, identify(t, r.url, one, nil))
-	sameTree(t, out, map[string]string{"a": "1"})
-}
-
-func TestManyAtOnce(t *testing.T) {
-	srv := newServer(t)
-	r := srv.repo("app")
-	var commits []string
-	for _, text := range []string{"1", "2", "3"} {
-		commits = append(commits, r.commit(map[string]string{"a": text}))
-	}
-	dir := t.TempDir()
-	var wg sync.WaitGroup
-	for i := range 6 {
-		s := git.New(git.Config{Dir: dir}) // as from another process
-		wg.Go(func() {
-			_, out := checkout(t, s, identify(t, r.url, commits[i%3], nil))
-			sameTree(t, out, map[string]string{"a": []string{"1", "2", "3"}[i%3]})
-		})
-	}
-	wg.Wait()
-}
-
-// Whatever a crash left of the store, the next build is right.
-func TestBrokenStore(t *testing.T) {
-	srv := newServer(t)
-	r := srv.repo("app")
-	one := r.commit(map[string]string{"a": "1"})
-	for name, damage := range map[string]func(store string) error{
-		"lock files": func(store string) error {
-			return errors.Join(os.WriteFile(filepath.Join(store, "shallow.lock"), nil, 0o600),
-				os.WriteFile(filepath.Join(store, "refs/mayfly", one+".lock"), nil, 0o600))
-		},
-		"truncated objects": func(store string) error {
-			return filepath.WalkDir(filepath.Join(store, "objects"), func(p string, d fs.DirEntry, err error) error {
-				if err == nil && d.Type().IsRegular() {
-					os.Chmod(p, 0o600)
-					err = os.Truncate(p, 0)
-				}
-				return err
-			})
-		},
-		"no HEAD": func(store string) error { return os.Remove(filepath.Join(store, "HEAD")) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			checkout(t, git.New(git.Config{Dir: dir}), identify(t, r.url, one, nil))
-			stores, err := filepath.Glob(filepath.Join(dir, "*", "objects"))
-			if err != nil || len(stores) != 1 {
-				t.Fatalf("stores %q, %v", stores, err)
-			}
-			if err := damage(filepath.Dir(stores[0])); err != nil {
-				t.Fatal(err)
-			}
-			_, out := checkout(t, git.New(git.Config{Dir: dir}), identify(t, r.url, one, nil))
-			sameTree(t, out, map[string]string{"a": "1"})
-		})
 	}
 }
 
