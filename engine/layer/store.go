@@ -162,9 +162,35 @@ func (st *Store) place(id, dir string, s *State) (string, error) {
 	}
 	err = os.Rename(tmp, final)
 	if errors.Is(err, fs.ErrExist) || isNotEmpty(err) {
-		err = nil // somebody else was first
+		if st.isWhole(id) {
+			return filepath.Join(final, "fs"), nil // somebody else was first
+		}
+		err = st.replace(tmp, final)
 	}
 	return filepath.Join(final, "fs"), err
+}
+
+// isWhole reports whether the state dir has the files of a layer.
+func (st *Store) isWhole(id string) bool {
+	var m meta
+	if statedir.ReadSealed(filepath.Join(st.dir, id, "meta.json"), &m) != nil || !m.FS {
+		return false
+	}
+	_, err := os.Lstat(filepath.Join(st.dir, id, "fs"))
+	return err == nil
+}
+
+// replace puts a layer in the place of what is left of a damaged one.
+func (st *Store) replace(tmp, final string) error {
+	aside, err := st.tmp()
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(aside)
+	if err := os.Rename(final, filepath.Join(aside, "damaged")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Rename(tmp, final)
 }
 
 func blobMetas(blobs []Blob) (out []blobMeta) {
@@ -321,9 +347,7 @@ func (st *Store) adopt(id, dir string, s *State) (string, error) {
 func (st *Store) unpack(ctx context.Context, s *State) (string, error) {
 	name, isChain := s.chainID()
 	if isChain {
-		id := name.Encoded()
-		var m meta
-		if err := statedir.ReadSealed(filepath.Join(st.dir, id, "meta.json"), &m); err == nil && m.FS {
+		if id := name.Encoded(); st.isWhole(id) {
 			s.mu.Lock()
 			s.id = id
 			s.mu.Unlock()
