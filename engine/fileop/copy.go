@@ -82,7 +82,7 @@ func (c *copying) run(a *pb.FileActionCopy) error {
 // one copies the source src, in which no wildcard is left.
 func (c *copying) one(src, dest string) error {
 	onTheWay := fs.FileMode(parentMode)
-	if c.a.Mode != -1 {
+	if c.a.ModeStr == "" && c.a.Mode != -1 {
 		onTheWay = fs.FileMode(c.a.Mode) & fs.ModePerm
 	}
 	ensure := dest

@@ -60,7 +60,7 @@ func (t *tree) replacing(p string, create func() error) error {
 func (t *tree) file(n node, fill func(fd int) error) error {
 	var fd int
 	err := t.replacing(n.path, func() (err error) {
-		fd, err = unix.Openat(t.root, n.path, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		fd, err = unix.Openat(t.root, n.path, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, n.mode&0o777)
 		return err
 	})
 	if err != nil {
@@ -82,16 +82,25 @@ func (t *tree) file(n node, fill func(fd int) error) error {
 // nothing undoes anything: a write or a chown takes capabilities and the
 // set-user-ID bit away, and a write changes the time.
 func (t *tree) setFileAttrs(fd int, n *node) error {
-	if err := unix.Fchown(fd, int(n.uid), int(n.gid)); err != nil {
-		return fmt.Errorf("set owner %d:%d: %w", n.uid, n.gid, err)
+	// Mostly the file is already what it should be, and asking costs a tenth.
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Uid != n.uid || st.Gid != n.gid {
+		if err := unix.Fchown(fd, int(n.uid), int(n.gid)); err != nil {
+			return fmt.Errorf("set owner %d:%d: %w", n.uid, n.gid, err)
+		}
 	}
 	for name, value := range n.xattrs {
 		if err := ignorable(n, name, unix.Fsetxattr(fd, name, value, 0)); err != nil {
 			return err
 		}
 	}
-	if err := unix.Fchmod(fd, n.mode&0o7777); err != nil {
-		return fmt.Errorf("set mode: %w", err)
+	if st.Mode&0o7777 != n.mode&0o7777 { // a chown keeps what was there: no special bits yet
+		if err := unix.Fchmod(fd, n.mode&0o7777); err != nil {
+			return fmt.Errorf("set mode: %w", err)
+		}
 	}
 	ts := timespecs(n.atime, n.mtime)
 	if _, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(&ts)), 0, 0, 0); errno != 0 {

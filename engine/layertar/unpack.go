@@ -106,7 +106,7 @@ func (u *unpacker) entry(hdr *tar.Header, r io.Reader) error {
 		return err
 	}
 	switch hdr.Typeflag {
-	case tar.TypeReg, tar.TypeGNUSparse:
+	case tar.TypeReg:
 		u.stats.Size += hdr.Size
 		return u.regular(n, hdr.Size, r)
 	case tar.TypeLink:
@@ -129,7 +129,7 @@ func nodeFor(hdr *tar.Header, p string) (node, error) {
 		atime: boundTime(hdr.AccessTime), mtime: boundTime(hdr.ModTime),
 	}
 	switch hdr.Typeflag {
-	case tar.TypeReg, tar.TypeGNUSparse:
+	case tar.TypeReg:
 		n.mode |= unix.S_IFREG
 	case tar.TypeDir:
 		n.mode |= unix.S_IFDIR

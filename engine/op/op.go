@@ -123,7 +123,11 @@ func (f *file) Run(ctx context.Context, inputs []*layer.State) ([]*layer.State, 
 		if out.Input >= 0 {
 			base = inputs[out.Input]
 		}
-		states[i] = f.w.Layers.FromDiff(base, out.Diff, layer.Info{Description: f.v.Name, Created: now()})
+		info := layer.Info{Description: f.v.Name, Created: now()}
+		for _, d := range out.Lower {
+			base = f.w.Layers.FromDiff(base, d, info)
+		}
+		states[i] = f.w.Layers.FromDiff(base, out.Diff, info)
 	}
 	return states, nil
 }

@@ -128,6 +128,14 @@ func (e *exporter) special(d *handle, c *fsdiff.Entry, name string) error {
 		if err != nil {
 			return err
 		}
+		if err := unix.Fchownat(d.fd, tmp, e.uid, e.gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return fmt.Errorf("set owner: %w", err)
+		}
+		if c.Mode&fs.ModeSymlink == 0 {
+			if err := chmod(d.fd, tmp, unixMode(c.Mode)); err != nil {
+				return err
+			}
+		}
 		return e.touch(d, tmp, c)
 	})
 }
@@ -144,11 +152,27 @@ func mknod(dir int, name string, c *fsdiff.Entry) error {
 	if err != nil {
 		return fmt.Errorf("make a %s: %w", what, err)
 	}
-	return unix.Fchmodat(dir, name, unixMode(c.Mode), 0)
+	return nil
+}
+
+// chmod sets the mode of something that should not be opened, and of nothing
+// that a link in its place points to.
+func chmod(dir int, name string, mode uint32) error {
+	err := unix.Fchmodat(dir, name, mode, unix.AT_SYMLINK_NOFOLLOW)
+	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	// Linux before 6.6, or a sandbox that does not know the call.
+	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), mode)
 }
 
 // link makes the further hard links of files that are there by now.
-func (e *exporter) link() error {
+func (e *exporter) link(ctx context.Context) error {
 	for _, l := range e.links {
 		c, first := l[0], l[1]
 		dir, err := e.root.Open(path.Dir(c.Path))
@@ -159,10 +183,19 @@ func (e *exporter) link() error {
 		err = e.place(h, path.Dir(c.Path), path.Base(c.Path), func(tmp string) error {
 			return e.root.Link(first.Path, path.Join(path.Dir(c.Path), tmp))
 		})
+		if unlinkable(err) {
+			err = e.file(ctx, h, c, path.Base(c.Path))
+		}
 		dir.Close()
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.Path, err)
 		}
 	}
 	return nil
+}
+
+// unlinkable says whether the file system, or a mount between the two, has no
+// further hard link for a file.
+func unlinkable(err error) bool {
+	return errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EMLINK) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOTSUP)
 }

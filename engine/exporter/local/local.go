@@ -56,7 +56,9 @@ func export(ctx context.Context, view *fsdiff.View, dir string, opt Options) err
 	if err != nil {
 		return err
 	}
-	e := &exporter{view: view, opt: opt, root: root, first: map[uint64]*fsdiff.Entry{}}
+	e := &exporter{
+		view: view, opt: opt, root: root, uid: os.Getuid(), gid: os.Getgid(), first: map[uint64]*fsdiff.Entry{},
+	}
 	// Files are written beside the walk; a disk and a memory copy are not
 	// faster with more than this.
 	g, gctx := errgroup.WithContext(ctx)
@@ -71,7 +73,7 @@ func export(ctx context.Context, view *fsdiff.View, dir string, opt Options) err
 	if err != nil {
 		return err
 	}
-	if err := e.link(); err != nil {
+	if err := e.link(ctx); err != nil {
 		return err
 	}
 	return e.finish()
@@ -82,6 +84,8 @@ type exporter struct {
 	opt   Options
 	root  *os.Root
 	group *errgroup.Group
+
+	uid, gid int // whose everything will be
 
 	dirs  []*fsdiff.Entry          // in the order of the walk
 	first map[uint64]*fsdiff.Entry // of the hard links with an inode
@@ -113,8 +117,10 @@ func (e *exporter) entry(ctx context.Context, d *handle, c *fsdiff.Entry) error 
 	switch {
 	case c.IsDir():
 		return e.subdir(ctx, d, c, name)
-	case c.Mode&fs.ModeSocket != 0:
-		return nil // of no use to anybody but the process that made it
+	case c.Mode&fs.ModeSocket != 0: // BuildKit makes a file of it
+		empty := *c
+		empty.Mode, empty.Size, empty.Content = c.Mode&^fs.ModeSocket, 0, nil
+		c = &empty
 	case !c.Mode.IsRegular():
 		return e.special(d, c, name)
 	}
@@ -204,9 +210,18 @@ func (e *exporter) finish() error {
 	return nil
 }
 
-// dress gives an open file its attributes and mode. Attributes are dropped where the file system or our rights do not allow them.
+// dress gives an open file its owner, which in a setgid directory is another
+// group, its attributes and its mode. Attributes that the file system or our
+// rights do not allow are dropped, and capabilities are, as BuildKit's own
+// order of chown and write does it: they are for the image's users.
 func (e *exporter) dress(fd int, c *fsdiff.Entry) error {
+	if err := unix.Fchown(fd, e.uid, e.gid); err != nil {
+		return fmt.Errorf("set owner: %w", err)
+	}
 	for k, v := range c.Xattrs {
+		if k == "security.capability" {
+			continue
+		}
 		if err := unix.Fsetxattr(fd, k, v, 0); err != nil && !ignorable(err) {
 			return fmt.Errorf("set %s: %w", k, err)
 		}

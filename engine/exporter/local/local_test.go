@@ -132,7 +132,7 @@ func TestExport(t *testing.T) {
 		"d": "drwxr-x--x", "d/hard": "-rw-r----- data", "z/hard": "-rw-r----- data", "d/empty": "-rw-r--r-- ", "d/script": "-rwxrwxrwx #!",
 		"d/secret": secret, "d/sub": "dr-xr-xr-x", "d/sub/f": "-r--r--r-- f", "setuid": "ugrwxr-xr-x u", "sticky": "dtrwxrwxrwx",
 		"abs": "Lrwxrwxrwx -> /etc/passwd", "dangling": "Lrwxrwxrwx -> ../../x", "pipe": "prw--w----", "z": "drwxr-xr-x",
-		"attributed": "-rw-r--r-- x", "spaced name\nwith a line": "-rw------- n",
+		"attributed": "-rw-r--r-- x", "socket": "-rwxrwxrwx ", "spaced name\nwith a line": "-rw------- n",
 	})
 	a, err1 := os.Stat(filepath.Join(dir, "d/hard"))
 	b, err2 := os.Stat(filepath.Join(dir, "z/hard"))
