@@ -243,6 +243,56 @@ func TestExistingContents(t *testing.T) {
 	same(t, outside, map[string]string{"file": "-rw-r--r-- precious", "twin": "-rw-r--r-- shared"})
 }
 
+// Somebody puts a link to elsewhere in the place of a directory while it is
+// written to. The export may fail; elsewhere nothing may happen.
+func TestLinksThatAppear(t *testing.T) {
+	outside, dir := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(outside, "precious"), []byte("p"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.Stat(outside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, evil := filepath.Join(dir, "d"), filepath.Join(dir, "evil")
+	if err := os.Symlink(outside, evil); err != nil {
+		t.Fatal(err)
+	}
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				// Fails until there is a d.
+				unix.Renameat2(unix.AT_FDCWD, evil, unix.AT_FDCWD, d, unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	tree := []fsdiff.Entry{entry("d", fs.ModeDir|0o755, "")}
+	for i := range 20 {
+		sub := fmt.Sprintf("d/%d", i)
+		hard := entry(sub+"/hard", 0o666, "h")
+		hard.Inode = 5
+		tree = append(tree, entry(sub, fs.ModeDir|0o777, ""), hard, entry(sub+"/precious", 0o666, "x"),
+			entry(sub+"/p", fs.ModeNamedPipe|0o666, ""), entry(sub+"/l", fs.ModeSymlink|0o777, "x"))
+	}
+	for range 50 {
+		err := local.Export(t.Context(), viewOf(tree...), dir, local.Options{})
+		if err != nil && !strings.Contains(err.Error(), dir) {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	<-done
+	same(t, outside, map[string]string{"precious": "-rw------- p"})
+	if after, err := os.Stat(outside); err != nil || after.Mode() != before.Mode() || !after.ModTime().Equal(before.ModTime()) {
+		t.Errorf("the other directory was %v, is %v, %v", before, after, err)
+	}
+}
+
 // A second export of the same tree changes nothing.
 func TestTwice(t *testing.T) {
 	dir := t.TempDir()
