@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"runtime"
 	"slices"
@@ -69,10 +70,10 @@ func (r *report) write(w io.Writer) error {
 				theirs, ours := median(r.samples[cell{w.name, row, "buildkit"}]), median(r.samples[cell{w.name, row, "mayfly"}])
 				fmt.Fprintf(&b, " %s |", ratio(ours, theirs))
 			}
-			for _, f := range []func(sample) int64{
-				func(s sample) int64 { return int64(s.requests) },
-				func(s sample) int64 { return s.down >> 20 },
-				func(s sample) int64 { return s.peak >> 20 },
+			for _, f := range []func(sample) float64{
+				func(s sample) float64 { return float64(s.requests) },
+				func(s sample) float64 { return math.Round(float64(s.down)/(1<<20)*10) / 10 },
+				func(s sample) float64 { return float64(s.peak >> 20) },
 			} {
 				fmt.Fprintf(&b, " %s |", r.each(w.name, row, f))
 			}
@@ -85,7 +86,7 @@ func (r *report) write(w io.Writer) error {
 
 // each gives a number of the first sample of every tool, "a / b"; nothing
 // where it was not counted.
-func (r *report) each(w, row string, f func(sample) int64) string {
+func (r *report) each(w, row string, f func(sample) float64) string {
 	var out []string
 	known := false
 	for _, t := range r.o.tools {
