@@ -116,10 +116,7 @@ func display(w world, o buildOptions) (*progress.Stream, func(), error) {
 		defer close(done)
 		// The context is the display's own: what happened before a
 		// cancellation is still to be seen.
-		warnings, _ := d.UpdateFrom(context.Background(), ch)
-		if mode != progressui.RawJSONMode {
-			printWarnings(w.stderr, warnings)
-		}
+		d.UpdateFrom(context.Background(), ch)
 	}()
 	stream := progress.New(func(st *client.SolveStatus) { ch <- st })
 	return stream, func() { close(ch); <-done }, nil
@@ -132,17 +129,6 @@ func isTerminal(w io.Writer) bool {
 	}
 	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
 	return err == nil
-}
-
-// printWarnings shows what the frontend warns of, with its place.
-func printWarnings(w io.Writer, warnings []client.VertexWarning) {
-	for _, v := range warnings {
-		at := ""
-		if v.SourceInfo != nil && len(v.Range) > 0 {
-			at = rangePlace(v.SourceInfo, v.Range).String() + ": "
-		}
-		fmt.Fprintf(w, "warning: %s%s\n", at, v.Short)
-	}
 }
 
 // finish writes what the result is to the files that were asked for, and to
