@@ -12,15 +12,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-build/mayfly/engine/exporter/oci"
 )
@@ -107,60 +104,6 @@ func TestTarEqualsBuildKit(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestDirIndexEqualsBuildKit adds images to a layout as generate.sh does.
-func TestDirIndexEqualsBuildKit(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "a", "layout")
-	names := []string{"example.com:5000/a/b:1", "docker.io/library/c:latest", "docker.io/library/d:x"}
-	const e = "docker.io/library/e@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-	for i, names := range [][]string{nil, names, {names[1]}, {e}, nil} {
-		want, err := os.ReadFile(fmt.Sprintf("testdata/index-%d.json", i+1))
-		if err != nil {
-			t.Fatal(err)
-		}
-		index := decode[ocispec.Index](t, want)
-		last := index.Manifests[len(index.Manifests)-1]
-		delete(last.Annotations, imageName)
-		delete(last.Annotations, refName)
-		// The blobs do not matter here, the descriptor does.
-		img := newImage(t, 1, 10)
-		img.Manifest = bytes.Repeat([]byte{byte(i)}, int(last.Size))
-		img.ManifestDesc, img.Names = last, names
-		if err := oci.WriteDir(t.Context(), dir, img); err != nil {
-			t.Fatal(err)
-		}
-		got, err := os.ReadFile(filepath.Join(dir, "index.json"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(got, want) {
-			t.Errorf("index %d is\n%s\nBuildKit's is\n%s", i+1, got, want)
-		}
-	}
-	for name, mode := range map[string]os.FileMode{"oci-layout": 0o644, "index.json": 0o644} {
-		if st, err := os.Stat(filepath.Join(dir, name)); err != nil || st.Mode() != mode {
-			t.Errorf("%s: %v, %v", name, st.Mode(), err)
-		}
-	}
-	if b, err := os.ReadFile(filepath.Join(dir, "oci-layout")); string(b) != `{"imageLayoutVersion":"1.0.0"}` {
-		t.Errorf("oci-layout is %s, %v", b, err)
-	}
-	if left := list(t, dir); len(left) != 3 {
-		t.Errorf("the layout has %q", left)
-	}
-}
-
-func list(t *testing.T, dir string) (names []string) {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return names
 }
 
 // newImage returns an image with layers of about size bytes; a layer is a tar
@@ -262,167 +205,6 @@ func TestEqualLayers(t *testing.T) {
 	}
 }
 
-func TestWrongBlobs(t *testing.T) {
-	lost := errors.New("lost")
-	for name, open := range map[string]func(good []byte) (io.ReadCloser, error){
-		"cannot be opened": func([]byte) (io.ReadCloser, error) { return nil, lost },
-		"short":            func(b []byte) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b[1:])), nil },
-		"long": func(b []byte) (io.ReadCloser, error) {
-			return io.NopCloser(io.MultiReader(bytes.NewReader(b), strings.NewReader("x"))), nil
-		},
-		"bad at the end": func(b []byte) (io.ReadCloser, error) {
-			return io.NopCloser(io.MultiReader(bytes.NewReader(b), failing{lost})), nil
-		},
-		"bad when closed": func(b []byte) (io.ReadCloser, error) {
-			return struct {
-				io.Reader
-				io.Closer
-			}{bytes.NewReader(b), failing{lost}}, nil
-		},
-		"short file": func(b []byte) (io.ReadCloser, error) { return fileOf(t, b[1:]) },
-		"long file":  func(b []byte) (io.ReadCloser, error) { return fileOf(t, append(b, 0)) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			img := newImage(t, 1, 100)
-			good := img.Open
-			img.Open = func(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
-				r, err := good(ctx, d)
-				if err != nil {
-					return nil, err
-				}
-				b, err := io.ReadAll(r)
-				if err != nil {
-					return nil, err
-				}
-				return open(b)
-			}
-			dir := t.TempDir()
-			file, err := os.Create(filepath.Join(dir, "tar"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer file.Close()
-			layout := filepath.Join(dir, "layout")
-			for what, err := range map[string]error{
-				"tar": oci.WriteTar(t.Context(), io.Discard, img, false), "file": oci.WriteTar(t.Context(), file, img, true),
-				"directory": oci.WriteDir(t.Context(), layout, img),
-			} {
-				if err == nil || !strings.Contains(err.Error(), img.Layers[0].Digest.String()) {
-					t.Errorf("%s: %v", what, err)
-				}
-			}
-			blobs := list(t, layout+"/blobs/sha256")
-			if slices.Contains(blobs, img.Layers[0].Digest.Encoded()) || slices.ContainsFunc(blobs, func(s string) bool { return s[0] == '.' }) {
-				t.Errorf("left behind: %q", blobs)
-			}
-			if names := list(t, layout); len(names) != 1 {
-				t.Errorf("left behind: %q", names)
-			}
-		})
-	}
-}
-
-type failing struct{ err error }
-
-func (f failing) Read([]byte) (int, error) { return 0, f.err }
-func (f failing) Close() error             { return f.err }
-
-// fileReader is a blob that is a file, as those of the content store.
-type fileReader struct {
-	io.ReadCloser
-	f *os.File
-}
-
-func (r fileReader) File() *os.File { return r.f }
-
-func fileOf(t *testing.T, b []byte) (io.ReadCloser, error) {
-	name := filepath.Join(t.TempDir(), "blob")
-	if err := os.WriteFile(name, b, 0o644); err != nil {
-		return nil, err
-	}
-	f, err := os.Open(name)
-	return fileReader{f, f}, err
-}
-
-// TestBigBlobs: what goes from file to file in the kernel is what goes
-// through memory.
-func TestBigBlobs(t *testing.T) {
-	img := newImage(t, 1, 65<<20) // more than is copied at once
-	memory := img.Open
-	var want bytes.Buffer
-	img.ManifestDesc.Annotations = map[string]string{created: "2020-01-01T00:00:00Z"}
-	if err := oci.WriteTar(t.Context(), &want, img, false); err != nil {
-		t.Fatal(err)
-	}
-	img.Open = func(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
-		r, err := memory(ctx, d)
-		if err != nil {
-			return nil, err
-		}
-		b, err := io.ReadAll(r)
-		if err != nil {
-			return nil, err
-		}
-		return fileOf(t, b)
-	}
-	dir := t.TempDir()
-	f, err := os.Create(filepath.Join(dir, "tar"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := oci.WriteTar(t.Context(), f, img, false); err != nil {
-		t.Fatal(err)
-	}
-	got, err := os.ReadFile(f.Name())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want.Bytes()) {
-		t.Errorf("%d bytes from files, %d from memory, not the same", len(got), want.Len())
-	}
-	if err := oci.WriteDir(t.Context(), filepath.Join(dir, "layout"), img); err != nil {
-		t.Fatal(err)
-	}
-	for _, l := range img.Layers {
-		b, err := os.ReadFile(filepath.Join(dir, "layout/blobs/sha256", l.Digest.Encoded()))
-		if err != nil || digest.FromBytes(b) != l.Digest {
-			t.Errorf("layer of %d bytes differs, %v", len(b), err)
-		}
-	}
-}
-
-func TestCancel(t *testing.T) {
-	for name, big := range map[string]func() (io.ReadCloser, error){
-		"stream": func() (io.ReadCloser, error) { return io.NopCloser(endless{}), nil },
-		"file":   func() (io.ReadCloser, error) { f, err := os.Open("/dev/zero"); return fileReader{f, f}, err },
-	} {
-		t.Run(name, func(t *testing.T) {
-			why := errors.New("no longer wanted")
-			for what, write := range map[string]func(context.Context, oci.Image) error{
-				"tar":       func(ctx context.Context, img oci.Image) error { return oci.WriteTar(ctx, io.Discard, img, false) },
-				"directory": func(ctx context.Context, img oci.Image) error { return oci.WriteDir(ctx, t.TempDir(), img) },
-			} {
-				ctx, cancel := context.WithCancelCause(t.Context())
-				defer cancel(nil)
-				img := newImage(t, 1, 1)
-				img.Layers[0].Size = 1 << 50
-				img.Open = func(context.Context, ocispec.Descriptor) (io.ReadCloser, error) {
-					cancel(why)
-					return big()
-				}
-				if err := write(ctx, img); !errors.Is(err, why) {
-					t.Errorf("%s: %v", what, err)
-				}
-			}
-		})
-	}
-}
-
-type endless struct{}
-
-func (endless) Read(p []byte) (int, error) { return len(p), nil }
-
 func TestBadDigest(t *testing.T) {
 	for _, d := range []digest.Digest{"", "sha256:../../x", "sha256:12"} {
 		img := newImage(t, 1, 1)
@@ -433,88 +215,6 @@ func TestBadDigest(t *testing.T) {
 		if err := oci.WriteDir(t.Context(), t.TempDir(), img); err == nil {
 			t.Errorf("directory with %q", d)
 		}
-	}
-}
-
-// A layout whose index nobody can read is not replaced by a new one.
-func TestBrokenIndex(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "index.json")
-	if err := os.WriteFile(path, []byte("{"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := oci.WriteDir(t.Context(), dir, newImage(t, 1, 1)); err == nil {
-		t.Error("written")
-	}
-	if b, err := os.ReadFile(path); string(b) != "{" {
-		t.Errorf("%q, %v", b, err)
-	}
-}
-
-// A blob that a crash left short is written again.
-func TestShortBlobIsReplaced(t *testing.T) {
-	dir := t.TempDir()
-	img := newImage(t, 1, 1000)
-	if err := oci.WriteDir(t.Context(), dir, img); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "blobs/sha256", img.Layers[0].Digest.Encoded())
-	if err := os.Truncate(path, 5); err != nil {
-		t.Fatal(err)
-	}
-	if err := oci.WriteDir(t.Context(), dir, img); err != nil {
-		t.Fatal(err)
-	}
-	if st, err := os.Stat(path); err != nil || st.Size() != img.Layers[0].Size || st.Mode() != 0o444 {
-		t.Errorf("%v, %v", st, err)
-	}
-}
-
-func TestManyWritersOfOneLayout(t *testing.T) {
-	dir := t.TempDir()
-	const n = 20
-	var wg sync.WaitGroup
-	for i := range n {
-		img := newImage(t, 1+i%3, 1000)
-		img.Names = []string{fmt.Sprintf("docker.io/library/x:%d", i)}
-		wg.Go(func() {
-			if err := oci.WriteDir(t.Context(), dir, img); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
-	data, err := os.ReadFile(filepath.Join(dir, "index.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := len(decode[ocispec.Index](t, data).Manifests); got != n {
-		t.Errorf("%d manifests, want %d", got, n)
-	}
-	if names := list(t, dir); len(names) != 3 {
-		t.Errorf("the layout has %q", names)
-	}
-}
-
-// The lock is the one that buildctl takes.
-func TestLockedIndex(t *testing.T) {
-	dir := t.TempDir()
-	f, err := os.Create(filepath.Join(dir, "index.json.lock"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if err := oci.WriteDir(ctx, dir, newImage(t, 1, 1)); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("written under another's lock: %v", err)
-	}
-	time.AfterFunc(50*time.Millisecond, func() { f.Close() })
-	if err := oci.WriteDir(t.Context(), dir, newImage(t, 1, 1)); err != nil {
-		t.Error(err)
 	}
 }
 
