@@ -106,7 +106,17 @@ func (b *build) files(ctx context.Context, t *target, s *layer.State, o Output) 
 	if err != nil {
 		return err
 	}
-	return errors.Join(tar.Export(ctx, w, view, tar.Options{Epoch: epoch}), w.Close())
+	return closeFile(w, tar.Export(ctx, w, view, tar.Options{Epoch: epoch}))
+}
+
+// closeFile ends the writing of a file; one that failed, and can be given up,
+// is.
+func closeFile(w io.WriteCloser, err error) error {
+	if f, ok := w.(interface{ Abandon() }); ok && err != nil {
+		f.Abandon()
+		return err
+	}
+	return errors.Join(err, w.Close())
 }
 
 // epochFor returns the time that later ones become; nil for none.
@@ -222,7 +232,7 @@ func (b *build) deliver(ctx context.Context, img *image.Image, blobs []placed, o
 	if err != nil {
 		return err
 	}
-	return errors.Join(oci.WriteTar(ctx, w, out, o.Kind == OutputDocker), w.Close())
+	return closeFile(w, oci.WriteTar(ctx, w, out, o.Kind == OutputDocker))
 }
 
 // pushBlob brings one layer to the repository of every name.

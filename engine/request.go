@@ -76,9 +76,11 @@ type Output struct {
 	Epoch            *time.Time
 	Annotations      map[string]string
 
-	Dir  string                         // local; oci and docker when not a tar: the directory
-	Tar  bool                           // oci, docker: one file
-	Open func() (io.WriteCloser, error) // tar, oci, docker: where the file goes; closed when done
+	Dir string // local; oci and docker when not a tar: the directory
+	Tar bool   // oci, docker: one file
+	// Open opens the file of tar, oci and docker. It is closed when it is
+	// whole; one that fails and has an Abandon method is abandoned instead.
+	Open func() (io.WriteCloser, error)
 }
 
 // An Import is a cache to read.
