@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
@@ -72,14 +73,22 @@ func (b *build) outputAs(ctx context.Context, t *target, s *layer.State, o Outpu
 	if err != nil {
 		return err
 	}
+	if t.platform != nil {
+		p := t.platform.Platform
+		img.ManifestDesc.Platform = &p
+	}
+	created := time.Now().UTC()
+	if epoch, err := t.epochFor(o); err == nil && epoch != nil {
+		created = epoch.UTC()
+	}
+	img.ManifestDesc.Annotations = map[string]string{ocispec.AnnotationCreated: created.Format(time.RFC3339)}
 	if err := b.deliver(ctx, img, blobs, o); err != nil {
 		return err
 	}
 	desc := img.ManifestDesc
-	desc.Annotations = map[string]string{"config.digest": img.ConfigDesc.Digest.String()}
-	if t.platform != nil {
-		p := t.platform.Platform
-		desc.Platform = &p
+	desc.Annotations = map[string]string{
+		ocispec.AnnotationCreated:        created.Format(time.RFC3339),
+		exptypes.ExporterConfigDigestKey: img.ConfigDesc.Digest.String(),
 	}
 	res.Digest, res.Config, res.Descriptor = desc.Digest, img.ConfigDesc.Digest, &desc
 	for _, n := range o.Names {

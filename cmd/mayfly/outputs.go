@@ -143,7 +143,7 @@ func imageAttrs(a *attrs, e *engine.Output, tags []string) {
 		e.Names = names
 	}
 	e.Compression, e.ForceCompression = compressionAttrs(a)
-	e.DockerTypes = !a.boolean("oci-mediatypes", e.Kind != engine.OutputDocker)
+	e.DockerTypes = !a.boolean("oci-mediatypes", true)
 	e.RewriteTimestamp = a.boolean("rewrite-timestamp", false)
 	e.Annotations = a.prefixed("annotation.")
 	for k, v := range a.prefixed("annotation-manifest.") {
