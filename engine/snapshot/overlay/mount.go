@@ -24,13 +24,13 @@ type option struct{ name, value string }
 
 // settings returns the options but for the lower directories.
 func (o *Overlay) settings(opts options) []option {
-	s := []option{
-		{"index", "off"},        // lower directories are shared by any number of mounts
-		{"metacopy", "off"},     // the upper directory has files whole
-		{"redirect_dir", "off"}, // and directories where they were renamed to
-	}
+	s := []option{{"index", "off"}} // lower directories are shared by any number of mounts
 	if o.userns {
+		// Excludes metacopy and redirect_dir, and refuses to be told so.
 		s = append(s, option{"userxattr", ""})
+	} else {
+		// The upper directory has files whole, and directories where they are.
+		s = append(s, option{"metacopy", "off"}, option{"redirect_dir", "off"})
 	}
 	if opts.upper != "" {
 		s = append(s, option{"upperdir", opts.upper}, option{"workdir", opts.work})
