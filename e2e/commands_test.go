@@ -108,7 +108,9 @@ func plainSteps(log string) map[string]bool {
 			}
 		case isStep(m[2]):
 			names[m[1]] = m[2]
-			steps[m[2]] = steps[m[2]]
+			if _, ok := steps[m[2]]; !ok {
+				steps[m[2]] = false
+			}
 		}
 	}
 	return steps

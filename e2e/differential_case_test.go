@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"golang.org/x/tools/txtar"
@@ -319,7 +318,7 @@ func pushOnbuild(ctx context.Context, base, trigger string) error {
 	if err != nil {
 		return err
 	}
-	var cfg v1.Config = cf.Config
+	cfg := cf.Config
 	cfg.OnBuild = append(cfg.OnBuild, trigger)
 	if img, err = mutate.Config(img, cfg); err != nil {
 		return err
