@@ -76,7 +76,7 @@ func (b *Backend) Manifest() (ocispec.Descriptor, bool) {
 // check.
 func (b *Backend) path(d digest.Digest) (string, error) {
 	if err := d.Validate(); err != nil {
-		return "", fmt.Errorf("blob %q: %w", d, err)
+		return "", fmt.Errorf("%w: blob %q: %v", remotecache.ErrCorrupt, d, err)
 	}
 	return filepath.Join(b.cfg.Dir, ocispec.ImageBlobsDir, d.Algorithm().String(), d.Encoded()), nil
 }
