@@ -113,7 +113,7 @@ func (b *build) open(ctx context.Context) (err error) {
 		Layers: b.layers, Hasher: contenthash.New(b.hashes), Snapshot: snap, Executor: exec,
 		Mounts:  cachemount.New(b.state.Path("mounts"), b.state.Tmp),
 		Images:  image.New(b.req.Registry),
-		Git:     git.New(git.Config{Dir: b.state.Path("git"), Secret: b.req.Secrets.Get, SSHAgent: b.req.Agents.Forward}),
+		Git:     git.New(git.Config{Dir: b.state.Path("git"), Secret: b.req.Secrets.Get, SSHAgent: b.req.Agents.Forward, Env: b.req.Env}),
 		HTTP:    http.New(http.Config{Tmp: b.state.Tmp, Secret: b.req.Secrets.Get}),
 		Locals:  b.req.Locals,
 		Secrets: b.req.Secrets, Agents: b.req.Agents, Allow: b.req.Allow,

@@ -46,8 +46,9 @@ type Request struct {
 
 	Registry    *registry.Client
 	NewExecutor func(stateDir string) (executor.Executor, error)
-	Snapshotter string // "overlay", "native", or "auto"
-	Parallel    int    // steps running at once; 0 means 8
+	Snapshotter string   // "overlay", "native", or "auto"
+	Parallel    int      // steps running at once; 0 means 8
+	Env         []string // NAME=VALUE: what git sources start from, see git.Environ
 	Progress    *progress.Stream
 }
 

@@ -39,8 +39,6 @@ func parseAttrs(flag, text string) (a *attrs, plain string, err error) {
 	return a, "", nil
 }
 
-func (a *attrs) has(key string) bool { _, ok := a.fields[key]; return ok }
-
 func (a *attrs) str(key, def string) string {
 	a.known = append(a.known, key)
 	v, ok := a.fields[key]

@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-build/mayfly/engine/executor"
 	"github.com/mayfly-build/mayfly/engine/executor/runc"
 	"github.com/mayfly-build/mayfly/engine/progress"
+	"github.com/mayfly-build/mayfly/engine/source/git"
 	"github.com/mayfly-build/mayfly/internal/registry"
 )
 
@@ -54,6 +55,7 @@ func build(ctx context.Context, w world, args []string) error {
 func request(ctx context.Context, w world, o buildOptions) (_ engine.Request, cleanup func(), err error) {
 	req := engine.Request{
 		StateDir: o.root, Snapshotter: o.snapshotter, Parallel: o.parallel,
+		Env:      git.Environ(w.getenv),
 		Registry: registry.New(registry.Config{UserAgent: "mayfly/" + version, Insecure: insecureHosts(o)}),
 		NewExecutor: func(dir string) (executor.Executor, error) {
 			return runc.New(runc.Config{StateDir: dir, Runtime: o.runtime})
@@ -116,7 +118,8 @@ func display(w world, o buildOptions) (*progress.Stream, func(), error) {
 		defer close(done)
 		// The context is the display's own: what happened before a
 		// cancellation is still to be seen.
-		d.UpdateFrom(context.Background(), ch)
+		// What it cannot show is no failure of the build.
+		_, _ = d.UpdateFrom(context.Background(), ch)
 	}()
 	stream := progress.New(func(st *client.SolveStatus) { ch <- st })
 	return stream, func() { close(ch); <-done }, nil

@@ -47,7 +47,7 @@ func TestCredentials(t *testing.T) {
 				srv.auth = basic
 			}
 			dir := t.TempDir()
-			s := git.New(git.Config{Dir: dir, Secret: func(_ context.Context, id string) ([]byte, error) {
+			s := git.New(git.Config{Dir: dir, Env: git.Environ(os.LookupEnv), Secret: func(_ context.Context, id string) ([]byte, error) {
 				v, ok := tt.secrets[id]
 				if !ok {
 					return nil, secret.ErrNotFound

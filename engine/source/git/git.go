@@ -29,8 +29,8 @@ type Config struct {
 	// stop is called. nil means there are no agents.
 	SSHAgent func(ctx context.Context, id, path string) (stop func(), err error)
 
-	// Env is the environment git starts from; nil means PATH and the proxy
-	// and certificate variables of this process.
+	// Env is the environment git starts from, as Environ gives it. Without
+	// PATH git finds itself, but no ssh.
 	Env []string
 }
 
@@ -39,21 +39,18 @@ type Config struct {
 type Source struct{ cfg Config }
 
 // New returns a source; nothing runs before it is used.
-func New(cfg Config) *Source {
-	if cfg.Env == nil {
-		cfg.Env = ownEnv()
-	}
-	return &Source{cfg: cfg}
-}
+func New(cfg Config) *Source { return &Source{cfg: cfg} }
 
-func ownEnv() []string {
+// Environ returns what git needs of an environment: PATH and the variables
+// for proxies and certificates. lookup is like os.LookupEnv.
+func Environ(lookup func(name string) (string, bool)) []string {
 	env := []string{}
 	for _, name := range []string{
 		"PATH", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
 		"http_proxy", "https_proxy", "no_proxy", "all_proxy",
 		"SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH",
 	} {
-		if v, ok := os.LookupEnv(name); ok {
+		if v, ok := lookup(name); ok {
 			env = append(env, name+"="+v)
 		}
 	}

@@ -21,7 +21,9 @@ import (
 
 type attrs map[string]string
 
-func newSource(t *testing.T) *git.Source { return git.New(git.Config{Dir: t.TempDir()}) }
+func newSource(t *testing.T) *git.Source {
+	return git.New(git.Config{Dir: t.TempDir(), Env: git.Environ(os.LookupEnv)})
+}
 
 // identify makes the identifier LLB has for a repository on the server.
 func identify(t *testing.T, url, fragment string, extra attrs) git.Identifier {
@@ -332,7 +334,7 @@ func TestCancel(t *testing.T) {
 func TestGitIsMissing(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	id := identify(t, "http://127.0.0.1:1/app", "", nil)
-	_, err := git.New(git.Config{Dir: t.TempDir()}).Resolve(t.Context(), id)
+	_, err := git.New(git.Config{Dir: t.TempDir(), Env: git.Environ(os.LookupEnv)}).Resolve(t.Context(), id)
 	if err == nil || !strings.Contains(hint.Of(err), "install git") {
 		t.Errorf("%v, hint %q", err, hint.Of(err))
 	}

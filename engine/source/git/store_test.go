@@ -18,7 +18,7 @@ func TestStoreIsUsedAgain(t *testing.T) {
 	one := r.commit(map[string]string{"a": "1"})
 	dir := t.TempDir()
 	for i := range 2 {
-		s := git.New(git.Config{Dir: dir})
+		s := git.New(git.Config{Dir: dir, Env: git.Environ(os.LookupEnv)})
 		srv.requests = nil
 		_, out := checkout(t, s, identify(t, r.url, one, nil))
 		sameTree(t, out, map[string]string{"a": "1"})
@@ -27,7 +27,7 @@ func TestStoreIsUsedAgain(t *testing.T) {
 		}
 	}
 	// The branch moves on, and away.
-	s := git.New(git.Config{Dir: dir})
+	s := git.New(git.Config{Dir: dir, Env: git.Environ(os.LookupEnv)})
 	id := identify(t, r.url, "main", nil)
 	pinned, err := s.Resolve(t.Context(), id)
 	if err != nil {
@@ -91,7 +91,7 @@ func TestManyAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	var wg sync.WaitGroup
 	for i := range 6 {
-		s := git.New(git.Config{Dir: dir}) // as from another process
+		s := git.New(git.Config{Dir: dir, Env: git.Environ(os.LookupEnv)}) // as from another process
 		wg.Go(func() {
 			_, out := checkout(t, s, identify(t, r.url, commits[i%3], nil))
 			sameTree(t, out, map[string]string{"a": []string{"1", "2", "3"}[i%3]})
@@ -123,7 +123,7 @@ func TestBrokenStore(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			checkout(t, git.New(git.Config{Dir: dir}), identify(t, r.url, one, nil))
+			checkout(t, git.New(git.Config{Dir: dir, Env: git.Environ(os.LookupEnv)}), identify(t, r.url, one, nil))
 			stores, err := filepath.Glob(filepath.Join(dir, "*", "objects"))
 			if err != nil || len(stores) != 1 {
 				t.Fatalf("stores %q, %v", stores, err)
@@ -131,7 +131,7 @@ func TestBrokenStore(t *testing.T) {
 			if err := damage(filepath.Dir(stores[0])); err != nil {
 				t.Fatal(err)
 			}
-			_, out := checkout(t, git.New(git.Config{Dir: dir}), identify(t, r.url, one, nil))
+			_, out := checkout(t, git.New(git.Config{Dir: dir, Env: git.Environ(os.LookupEnv)}), identify(t, r.url, one, nil))
 			sameTree(t, out, map[string]string{"a": "1"})
 		})
 	}
