@@ -26,7 +26,7 @@ func (b *build) importCache(ctx context.Context, im Import) *buildcache.Remote {
 		began := time.Now()
 		indexes, origin, err := im.Load(progress.With(ctx, step))
 		if err != nil {
-			r.Loaded(nil, nil)
+			_ = r.Loaded(nil, nil) // nothing cannot be wrong
 		} else {
 			err = r.Loaded(indexes, origin)
 		}

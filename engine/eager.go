@@ -79,7 +79,7 @@ func (e *eager) made(v *llb.Vertex, states []*layer.State) {
 		if e.inImage[v.Digest] && o.Kind == OutputImage && o.Push && !o.RewriteTimestamp {
 			e.start(func(ctx context.Context) {
 				if blob, err := states[0].Blob(ctx, o.Compression, o.ForceCompression); err == nil {
-					e.b.pushBlob(ctx, o.Names, placed{blob, states[0]})
+					_ = e.b.pushBlob(ctx, o.Names, placed{blob, states[0]})
 				}
 			})
 		}
@@ -101,5 +101,5 @@ func (e *eager) cache(ctx context.Context, ex Export, s *layer.State) {
 		return
 	}
 	defer r.Close()
-	ex.Backend.Put(ctx, blob.Desc, r)
+	_ = ex.Backend.Put(ctx, blob.Desc, r)
 }

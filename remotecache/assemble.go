@@ -3,7 +3,6 @@ package remotecache
 import (
 	"cmp"
 	"crypto/sha256"
-	"io"
 	"slices"
 	"strings"
 
@@ -142,7 +141,7 @@ func identify(recs []*placed) {
 
 func (p *placed) identify() {
 	h := sha256.New()
-	io.WriteString(h, string(p.node.digest))
+	h.Write([]byte(p.node.digest))
 	for _, links := range p.inputs {
 		slices.SortFunc(links, func(a, b placedLink) int {
 			return cmp.Or(strings.Compare(a.selector, b.selector),
@@ -151,8 +150,8 @@ func (p *placed) identify() {
 		})
 		h.Write([]byte{1})
 		for _, l := range links {
-			io.WriteString(h, l.src.id)
-			io.WriteString(h, l.selector)
+			h.Write([]byte(l.src.id))
+			h.Write([]byte(l.selector))
 			h.Write([]byte{0})
 		}
 	}

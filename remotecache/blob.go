@@ -61,7 +61,7 @@ func (b Blob) Descriptor() ocispec.Descriptor {
 func BlobOf(desc ocispec.Descriptor) (Blob, error) {
 	b := Blob{Digest: desc.Digest, Size: desc.Size, MediaType: OCIMediaType(desc.MediaType)}
 	if err := desc.Digest.Validate(); err != nil {
-		return Blob{}, fmt.Errorf("%w: blob %q: %v", ErrCorrupt, desc.Digest, err)
+		return Blob{}, fmt.Errorf("%w: blob %q: %w", ErrCorrupt, desc.Digest, err)
 	}
 	if desc.Size < 0 {
 		return Blob{}, fmt.Errorf("%w: blob %s has size %d", ErrCorrupt, desc.Digest, desc.Size)
@@ -71,7 +71,7 @@ func BlobOf(desc ocispec.Descriptor) (Blob, error) {
 		case annotationDiffID:
 			b.DiffID = digest.Digest(v)
 			if err := b.DiffID.Validate(); err != nil {
-				return Blob{}, fmt.Errorf("%w: blob %s: diff ID %q: %v", ErrCorrupt, desc.Digest, v, err)
+				return Blob{}, fmt.Errorf("%w: blob %s: diff ID %q: %w", ErrCorrupt, desc.Digest, v, err)
 			}
 		case annotationCreated:
 			// A time that cannot be read costs nothing but the time.

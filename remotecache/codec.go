@@ -56,7 +56,7 @@ type (
 func Decode(data []byte) (*Index, error) {
 	var in jsonIndex
 	if err := json.Unmarshal(data, &in); err != nil {
-		return nil, fmt.Errorf("%w: decode cache index: %v", ErrCorrupt, err)
+		return nil, fmt.Errorf("%w: decode cache index: %w", ErrCorrupt, err)
 	}
 	idx := &Index{Records: recordsOf(in.Records)}
 	for _, l := range in.Layers {
@@ -77,7 +77,7 @@ func Decode(data []byte) (*Index, error) {
 func DecodeRecords(data []byte, layers []Blob) (*Index, error) {
 	var in []jsonRecord
 	if err := json.Unmarshal(data, &in); err != nil {
-		return nil, fmt.Errorf("%w: decode inline cache: %v", ErrCorrupt, err)
+		return nil, fmt.Errorf("%w: decode inline cache: %w", ErrCorrupt, err)
 	}
 	idx := &Index{Records: recordsOf(in)}
 	for i, b := range layers {

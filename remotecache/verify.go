@@ -18,7 +18,7 @@ type verified struct{ Backend }
 
 func (v verified) Open(ctx context.Context, blob ocispec.Descriptor, off int64) (io.ReadCloser, error) {
 	if err := blob.Digest.Validate(); err != nil {
-		return nil, fmt.Errorf("%w: blob %q: %v", ErrCorrupt, blob.Digest, err)
+		return nil, fmt.Errorf("%w: blob %q: %w", ErrCorrupt, blob.Digest, err)
 	}
 	r, err := v.Backend.Open(ctx, blob, off)
 	if err != nil {

@@ -103,7 +103,8 @@ func describeEntry(t testing.TB, e *fsdiff.Entry) string {
 	if e.Whiteout {
 		return "w " + e.Path
 	}
-	s, usual := "", fs.FileMode(0o644)
+	var s string
+	usual := fs.FileMode(0o644)
 	switch e.Mode.Type() {
 	case 0:
 		data := make([]byte, e.Size)

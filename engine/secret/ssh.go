@@ -85,7 +85,7 @@ func (a Agent) server() (func(context.Context, net.Conn), error) {
 	if len(a.Keys) == 0 {
 		return nil, errors.New("neither a socket nor a key is given")
 	}
-	return func(_ context.Context, c net.Conn) { agent.ServeAgent(ring, c) }, nil
+	return func(_ context.Context, c net.Conn) { _ = agent.ServeAgent(ring, c) }, nil
 }
 
 func (a Agent) relay(ctx context.Context, c net.Conn) {
@@ -99,12 +99,12 @@ func (a Agent) relay(ctx context.Context, c net.Conn) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		io.Copy(up, c)
+		_, _ = io.Copy(up, c)
 		if u, ok := up.(*net.UnixConn); ok {
-			u.CloseWrite()
+			_ = u.CloseWrite()
 		}
 	}()
-	io.Copy(c, up)
+	_, _ = io.Copy(c, up) // either end may go at any time
 	c.Close()
 	<-done
 }

@@ -115,7 +115,7 @@ func manifestType(header string, data []byte) string {
 		Manifests json.RawMessage `json:"manifests"`
 		Config    json.RawMessage `json:"config"`
 	}
-	json.Unmarshal(data, &doc)
+	_ = json.Unmarshal(data, &doc) // what is no JSON says nothing of itself
 	if doc.MediaType != "" {
 		return doc.MediaType
 	}

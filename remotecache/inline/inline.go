@@ -144,7 +144,7 @@ func Decode(config []byte, layers []ocispec.Descriptor) (*remotecache.Index, err
 		} `json:"history"`
 	}
 	if err := json.Unmarshal(config, &img); err != nil {
-		return nil, fmt.Errorf("%w: decode image config: %v", remotecache.ErrCorrupt, err)
+		return nil, fmt.Errorf("%w: decode image config: %w", remotecache.ErrCorrupt, err)
 	}
 	if img.Cache == nil {
 		return nil, ErrNone

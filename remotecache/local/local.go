@@ -76,7 +76,7 @@ func (b *Backend) Manifest() (ocispec.Descriptor, bool) {
 // check.
 func (b *Backend) path(d digest.Digest) (string, error) {
 	if err := d.Validate(); err != nil {
-		return "", fmt.Errorf("%w: blob %q: %v", remotecache.ErrCorrupt, d, err)
+		return "", fmt.Errorf("%w: blob %q: %w", remotecache.ErrCorrupt, d, err)
 	}
 	return filepath.Join(b.cfg.Dir, ocispec.ImageBlobsDir, d.Algorithm().String(), d.Encoded()), nil
 }
@@ -338,7 +338,7 @@ func readFile(path string, limit int64) ([]byte, error) {
 func decodeIndex(data []byte) (*ocispec.Index, error) {
 	var index ocispec.Index
 	if err := json.Unmarshal(data, &index); err != nil {
-		return nil, fmt.Errorf("%w: decode index.json: %v", remotecache.ErrCorrupt, err)
+		return nil, fmt.Errorf("%w: decode index.json: %w", remotecache.ErrCorrupt, err)
 	}
 	return &index, nil
 }

@@ -126,7 +126,7 @@ func Parse(data []byte) (*Parsed, error) {
 		FSLayers  json.RawMessage      `json:"fsLayers"`
 	}
 	if err := json.Unmarshal(data, &doc); err != nil {
-		return nil, fmt.Errorf("%w: decode manifest: %v", remotecache.ErrCorrupt, err)
+		return nil, fmt.Errorf("%w: decode manifest: %w", remotecache.ErrCorrupt, err)
 	}
 	isIndex := doc.Manifests != nil
 	switch doc.MediaType {
@@ -170,7 +170,7 @@ func check(descs ...ocispec.Descriptor) error {
 			continue // an index of images has no config
 		}
 		if err := d.Digest.Validate(); err != nil {
-			return fmt.Errorf("%w: manifest names %q: %v", remotecache.ErrCorrupt, d.Digest, err)
+			return fmt.Errorf("%w: manifest names %q: %w", remotecache.ErrCorrupt, d.Digest, err)
 		}
 		if d.Size < 0 {
 			return fmt.Errorf("%w: manifest gives %s %d bytes", remotecache.ErrCorrupt, d.Digest, d.Size)

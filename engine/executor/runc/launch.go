@@ -275,7 +275,7 @@ func (l *launch) configure(pid int) error {
 		if err := json.Unmarshal(packet[:n], &m); err != nil {
 			return fmt.Errorf("read from init: %w", err)
 		}
-		answer := ""
+		var answer string
 		switch m.Type {
 		case "procHooks":
 			answer = "procHooksDone"

@@ -123,7 +123,7 @@ func TestLinksThatAppear(t *testing.T) {
 func TestTwice(t *testing.T) {
 	dir := t.TempDir()
 	tree := []fsdiff.Entry{
-		entry("d", fs.ModeDir|0o555, ""), entry("d/f", 0o400, "f"), entry("d/s", fs.ModeDir|0, ""), entry("d/s/f", 0o400, "f"),
+		entry("d", fs.ModeDir|0o555, ""), entry("d/f", 0o400, "f"), entry("d/s", fs.ModeDir, ""), entry("d/s/f", 0o400, "f"),
 		entry("l", fs.ModeSymlink|0o777, "d"), entry("p", fs.ModeNamedPipe|0o600, ""),
 	}
 	t.Cleanup(func() { os.Chmod(filepath.Join(dir, "d"), 0o700) })

@@ -191,7 +191,7 @@ func TestNilView(t *testing.T) {
 type broken struct{ err error }
 
 func (b broken) Open() (io.ReadCloser, error) {
-	return io.NopCloser(io.MultiReader(strings.NewReader("abc"), failing{b.err})), nil
+	return io.NopCloser(io.MultiReader(strings.NewReader("abc"), failing(b))), nil
 }
 
 type failing struct{ err error }

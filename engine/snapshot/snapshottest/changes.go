@@ -211,8 +211,10 @@ func (s suite) changes(t *testing.T) {
 			layers: []string{base, "w file"},
 			do: func(root string) error {
 				f := filepath.Join(root, "file")
-				if _, err := os.Lstat(f); !errors.Is(err, os.ErrNotExist) {
-					return fmt.Errorf("the removed file: %v", err)
+				if _, err := os.Lstat(f); err == nil {
+					return errors.New("the removed file is there")
+				} else if !errors.Is(err, os.ErrNotExist) {
+					return fmt.Errorf("the removed file: %w", err)
 				}
 				if err := os.WriteFile(f, nil, 0o644); err != nil {
 					return err

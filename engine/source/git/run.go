@@ -158,11 +158,11 @@ func runGroup(ctx context.Context, cmd *exec.Cmd) error {
 		}
 		exited := make(chan struct{})
 		stop := context.AfterFunc(ctx, func() {
-			unix.Kill(-cmd.Process.Pid, unix.SIGTERM)
+			_ = unix.Kill(-cmd.Process.Pid, unix.SIGTERM)
 			select {
 			case <-exited:
 			case <-time.After(5 * time.Second):
-				unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+				_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
 			}
 		})
 		err := cmd.Wait()

@@ -98,7 +98,7 @@ func (s *Source) byDigest(r registry.Ref, p ocispec.Platform) *Image {
 
 func (s *Source) remember(img *Image, r registry.Ref, p ocispec.Platform) {
 	m := &memo.Memo[*Image]{}
-	m.Get(context.Background(), func(context.Context) (*Image, error) { return img, nil })
+	_, _ = m.Get(context.Background(), func(context.Context) (*Image, error) { return img, nil })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refs[r.Name()+"@"+img.Digest.String()+" "+platforms.FormatAll(p)] = m
