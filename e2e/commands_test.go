@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -36,6 +37,9 @@ import (
 //	reglog mark               forget the registry's log up to here
 //	reglog blobs N            since the mark, N blobs were downloaded
 //	reglog count METHOD REGEXP N   since the mark, N requests match
+//	reglog wait METHOD REGEXP a request since the mark matches, within 20 seconds
+//	tarpit                    start a registry in $TARPIT that takes requests and answers none
+//	damage REF N              flip a byte of layer N of REF in the registry
 //	digest REF FILE           write the manifest digest of REF to FILE
 //	manifest REF FILE         write the manifest of REF to FILE
 //	config REF FILE           write the image config of REF to FILE
@@ -58,7 +62,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"digest": cmdDigest, "manifest": cmdManifest, "config": cmdConfig, "tree": cmdTree,
 		"putmanifest": cmdPutManifest, "copy": cmdCopy, "registry": cmdRegistry, "gitserve": cmdGitserve,
 		"httpserve": cmdHTTPServe, "httpwait": cmdHTTPWait, "sshagent": cmdSSHAgent, "nomounts": cmdNoMounts,
-		"process": cmdProcess, "sigterm": cmdSigterm, "corrupt": cmdCorrupt, "same": cmdSame,
+		"process": cmdProcess, "tarpit": cmdTarpit, "damage": cmdDamage, "sigterm": cmdSigterm, "corrupt": cmdCorrupt, "same": cmdSame,
 	}
 }
 
@@ -157,6 +161,10 @@ func cmdReglog(ts *testscript.TestScript, neg bool, args []string) {
 		s.mark = len(all)
 		return
 	}
+	if len(args) == 3 && args[0] == "wait" && !neg {
+		s.wait(ts, args[1], args[2])
+		return
+	}
 	method, expr, num := http.MethodGet, `/blobs/sha256:`, ""
 	switch {
 	case !neg && len(args) == 2 && args[0] == "blobs":
@@ -179,6 +187,62 @@ func cmdReglog(ts *testscript.TestScript, neg bool, args []string) {
 	if len(got) != want {
 		ts.Fatalf("%d requests %s %s, want %d:\n%s", len(got), method, expr, want, strings.Join(got, "\n"))
 	}
+}
+
+// wait returns when a request since the mark matches.
+func (s *script) wait(ts *testscript.TestScript, method, expr string) {
+	re, err := regexp.Compile(expr)
+	ts.Check(err)
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
+		all, err := s.registry.Requests()
+		ts.Check(err)
+		for _, q := range all[s.mark:] {
+			if q.Method == method && re.MatchString(q.Path) {
+				return
+			}
+		}
+	}
+	ts.Fatalf("no request %s %s in 20s", method, expr)
+}
+
+func cmdTarpit(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, args, 0, "tarpit")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	done := make(chan struct{})
+	ts.Defer(func() {
+		ts.Check(l.Close())
+		<-done
+	})
+	ts.Setenv("TARPIT", l.Addr().String())
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return // closed by the end of the script
+			}
+			defer c.Close()
+		}
+	}()
+}
+
+func cmdDamage(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, args, 2, "damage REF N")
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	layers, err := imageOf(ts, args[0]).Layers()
+	ts.Check(err)
+	if n >= len(layers) {
+		ts.Fatalf("%s has %d layers", args[0], len(layers))
+	}
+	d, err := layers[n].Digest()
+	ts.Check(err)
+	path := shared(ts).registry.BlobPath(d.String())
+	b, err := os.ReadFile(path)
+	ts.Check(err)
+	b[len(b)/2] ^= 1
+	ts.Check(os.WriteFile(path, b, 0o644))
 }
 
 func reference(ts *testscript.TestScript, s string) name.Reference {

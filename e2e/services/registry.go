@@ -125,6 +125,16 @@ func (r *Registry) Close() error {
 	return errors.Join(errs...)
 }
 
+// BlobPath returns the file in which the registry keeps the blob with a
+// digest such as "sha256:…", for tests that damage it.
+func (r *Registry) BlobPath(digest string) string {
+	alg, hex, _ := strings.Cut(digest, ":")
+	if len(hex) < 2 {
+		return ""
+	}
+	return filepath.Join(r.dir, "data/docker/registry/v2/blobs", alg, hex[:2], hex, "data")
+}
+
 // A Request is one line of a registry's access log.
 type Request struct {
 	Method string
