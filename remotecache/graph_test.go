@@ -214,3 +214,30 @@ func TestGraphWide(t *testing.T) {
 		t.Errorf("took %v", took)
 	}
 }
+
+// BenchmarkImport is what an import costs besides round trips: 2,000 steps in
+// chains of 20, with as many layers.
+func BenchmarkImport(b *testing.B) {
+	built := remotecache.NewBuilder()
+	for c := range 100 {
+		n := built.Add(key(fmt.Sprint("base", c)), nil, nil)
+		var layers []string
+		for i := range 20 {
+			layers = append(layers, fmt.Sprint("layer", c, "/", i))
+			n = built.Add(key(fmt.Sprint("step", c, "/", i)), [][]link{on(n)}, []remotecache.ResultLayers{made(i, layers...)})
+		}
+	}
+	data, err := built.Index().EncodeAnnotated()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(data)))
+	b.ReportAllocs()
+	for b.Loop() {
+		idx, err := remotecache.Decode(data)
+		if err != nil {
+			b.Fatal(err)
+		}
+		graph(b, idx)
+	}
+}

@@ -2,6 +2,7 @@ package remotecache_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -27,6 +28,8 @@ func TestValidate(t *testing.T) {
 	}{
 		{"blob without digest", remotecache.Index{Layers: []remotecache.Layer{{Parent: -1}}}},
 		{"blob with a path for a digest", remotecache.Index{Layers: []remotecache.Layer{{Blob: remotecache.Blob{Digest: "sha256:../../x"}, Parent: -1}}}},
+		{"blob with a digest in capitals", remotecache.Index{Layers: []remotecache.Layer{{Blob: remotecache.Blob{Digest: digest.Digest("sha256:" + strings.Repeat("A", 64))}, Parent: -1}}}},
+		{"blob with a digest too short", remotecache.Index{Layers: []remotecache.Layer{{Blob: remotecache.Blob{Digest: d[:70]}, Parent: -1}}}},
 		{"diff ID", remotecache.Index{Layers: []remotecache.Layer{{Blob: remotecache.Blob{Digest: d, DiffID: "x"}, Parent: -1}}}},
 		{"size", remotecache.Index{Layers: []remotecache.Layer{{Blob: remotecache.Blob{Digest: d, Size: -1}, Parent: -1}}}},
 		{"parent beyond", remotecache.Index{Layers: []remotecache.Layer{layer(1)}}},
