@@ -66,7 +66,8 @@ func (c countedWriter) Write(b []byte) (int, error) {
 // writeTar writes the layer as a tar: from a blob when there is one, so that
 // the diff ID stays what it was, else from its files.
 func (st *Store) writeTar(ctx context.Context, s *State, w io.Writer) error {
-	for _, b := range s.Blobs() {
+	if blobs := s.Blobs(); len(blobs) > 0 {
+		b := blobs[0]
 		r, err := st.open(ctx, s, b)
 		if err != nil {
 			return err
@@ -172,16 +173,21 @@ func writeSealed(path string, v any) error {
 	return os.WriteFile(path, dt, 0o644)
 }
 
-// Rewritten returns the layer's blob with no file newer than epoch.
+// Rewritten returns the layer's blob with no file newer than epoch. It is a new
+// blob in the content store, compressed as b is; c is how when b's compression
+// is c's.
 func (st *Store) Rewritten(ctx context.Context, s *State, b Blob, c compression.Config, epoch time.Time) (Blob, error) {
-	r, err := s.Open(ctx, b)
+	if s.of != nil {
+		s = s.of
+	}
+	r, err := st.open(ctx, s, b)
 	if err != nil {
 		return Blob{}, err
 	}
 	defer r.Close()
 	plain, err := compression.NewReader(r)
 	if err != nil {
-		return Blob{}, err
+		return Blob{}, st.blame(ctx, s, b, err)
 	}
 	defer plain.Close()
 	w, err := st.content.Writer()
@@ -200,7 +206,7 @@ func (st *Store) Rewritten(ctx context.Context, s *State, b Blob, c compression.
 	defer h.stop()
 	if err := layertar.Rewrite(ctx, plain, io.MultiWriter(h, z), epoch); err != nil {
 		z.Close()
-		return Blob{}, fmt.Errorf("rewrite times of layer %s: %w", b.Desc.Digest, err)
+		return Blob{}, st.blame(ctx, s, b, fmt.Errorf("rewrite times of layer %s: %w", b.Desc.Digest, err))
 	}
 	if err := z.Close(); err != nil {
 		return Blob{}, err

@@ -200,7 +200,7 @@ func (s *State) Dir(ctx context.Context) (string, error) {
 	if s.of != nil {
 		return s.of.Dir(ctx)
 	}
-	return s.dirMade.Get(ctx, func(ctx context.Context) (string, error) {
+	return getAgain(ctx, &s.dirMade, func(ctx context.Context) (string, error) {
 		if s.dir != "" {
 			return s.dir, nil
 		}
@@ -209,6 +209,16 @@ func (s *State) Dir(ctx context.Context) (string, error) {
 		}
 		return s.store.unpack(ctx, s)
 	})
+}
+
+// getAgain returns what m holds. A lost blob is not for ever: the layer may have
+// another origin by the time somebody asks again.
+func getAgain[T any](ctx context.Context, m *memo.Memo[T], make func(context.Context) (T, error)) (T, error) {
+	v, err := m.Get(ctx, make)
+	if errors.Is(err, ErrLost) {
+		m.Retry()
+	}
+	return v, err
 }
 
 // Diff returns what this layer changes.
@@ -229,7 +239,7 @@ func (s *State) View(ctx context.Context) (*fsdiff.View, error) {
 	if s == nil {
 		return nil, nil
 	}
-	return s.viewMade.Get(ctx, func(ctx context.Context) (*fsdiff.View, error) {
+	return getAgain(ctx, &s.viewMade, func(ctx context.Context) (*fsdiff.View, error) {
 		var dir string
 		var below *fsdiff.View
 		g, ctx := errgroup.WithContext(ctx)
@@ -273,8 +283,13 @@ func (s *State) Blob(ctx context.Context, c compression.Config, force bool) (Blo
 		s.making[c] = m
 	}
 	s.mu.Unlock()
-	return m.Get(ctx, func(ctx context.Context) (Blob, error) {
+	return getAgain(ctx, m, func(ctx context.Context) (Blob, error) {
+		known := len(s.Blobs())
 		b, err := s.store.makeBlob(ctx, s, c)
+		for errors.Is(err, ErrLost) && len(s.Blobs()) < known { // another origin, or the files, may do
+			known = len(s.Blobs())
+			b, err = s.store.makeBlob(ctx, s, c)
+		}
 		if err != nil {
 			return Blob{}, fmt.Errorf("layer of %q: %w", s.info.Description, err)
 		}
@@ -325,6 +340,9 @@ func (s *State) Kept() bool {
 // OpenAt reads a blob of the layer at any place; a blob that is only at its
 // origin comes to the content store first. The caller closes.
 func (s *State) OpenAt(ctx context.Context, b Blob) (*content.Blob, error) {
+	if s.of != nil {
+		s = s.of
+	}
 	st := s.store
 	if r, err := st.content.Open(b.Desc); err == nil {
 		return r, nil

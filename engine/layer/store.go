@@ -176,6 +176,10 @@ func (st *Store) isWhole(id string) bool {
 	if statedir.ReadSealed(filepath.Join(st.dir, id, "meta.json"), &m) != nil || !m.FS {
 		return false
 	}
+	var blobs []blobMeta
+	if err := statedir.ReadSealed(filepath.Join(st.dir, id, "blobs.json"), &blobs); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
 	_, err := os.Lstat(filepath.Join(st.dir, id, "fs"))
 	return err == nil
 }

@@ -58,6 +58,17 @@ func (m *Memo[T]) Peek() (T, bool) {
 	return m.v, m.done && m.err == nil
 }
 
+// Retry drops an error that was kept: the next who asks has the value made. A
+// value that was made stays.
+func (m *Memo[T]) Retry() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.done && m.err != nil {
+		var zero T
+		m.done, m.v, m.err = false, zero, nil
+	}
+}
+
 // Forget drops the value: the next who asks has it made anew.
 func (m *Memo[T]) Forget() {
 	m.mu.Lock()
