@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 )
 
@@ -41,19 +42,25 @@ func (m Map) Get(_ context.Context, id string) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("secret %s: %w", id, ErrNotFound)
 	}
-	if src.File == "" {
-		return src.Value, nil
+	dt := src.Value
+	if src.File != "" {
+		var err error
+		if dt, err = readFile(src.File); err != nil {
+			return nil, fmt.Errorf("secret %s: %w", id, err)
+		}
 	}
-	fi, err := os.Stat(src.File)
-	if err != nil {
-		return nil, fmt.Errorf("secret %s: %w", id, err)
-	}
-	if fi.Size() > maxSize {
-		return nil, fmt.Errorf("secret %s: %s has %d bytes, more than %d", id, src.File, fi.Size(), maxSize)
-	}
-	dt, err := os.ReadFile(src.File)
-	if err != nil {
-		return nil, fmt.Errorf("secret %s: %w", id, err)
+	if len(dt) > maxSize {
+		return nil, fmt.Errorf("secret %s has more than %d bytes", id, maxSize)
 	}
 	return dt, nil
+}
+
+// readFile reads a file, which may be a pipe, to just beyond the limit.
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxSize+1))
 }

@@ -42,6 +42,7 @@ func (a Agents) Forward(ctx context.Context, id, path string) (stop func(), err 
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
+	context.AfterFunc(ctx, func() { l.Close() })
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
