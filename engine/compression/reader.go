@@ -10,16 +10,9 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-const (
-	// A reader holds at most aheadBlocks blocks of aheadBlock bytes of
-	// decompressed data that nobody has read yet.
-	aheadBlocks = 6
-	aheadBlock  = 256 << 10
-
-	// maxWindow bounds the memory, in bytes, that a zstd stream can ask for:
-	// that of zstd --long=27, which the zstd command accepts by default.
-	maxWindow = 128 << 20
-)
+// maxWindow bounds the memory, in bytes, that a zstd stream can ask for: that
+// of zstd --long=27, which the zstd command accepts by default.
+const maxWindow = 128 << 20
 
 // Detect returns the type of a stream that starts with prefix; 4 bytes are
 // enough. What has no magic number of gzip or zstd is Uncompressed.
@@ -37,8 +30,9 @@ func Detect(prefix []byte) Type {
 
 // NewReader returns a reader of r decompressed: gzip (with any number of
 // members), zstd (with any number of frames) or, when r is neither, r's own
-// bytes. Decompressing runs ahead of the caller in a goroutine, which Close
-// ends; Close waits for a Read of r that is under way and does not close r.
+// bytes. Decompressing runs ahead of the caller, some MiB at most, and on all
+// cores for gzip that NewWriter wrote. Close ends that; it waits for a Read of
+// r that is under way and does not close r.
 func NewReader(r io.Reader) (io.ReadCloser, error) {
 	br := bufio.NewReaderSize(r, 128<<10)
 	prefix, err := br.Peek(4)
@@ -47,145 +41,52 @@ func NewReader(r io.Reader) (io.ReadCloser, error) {
 	}
 	switch t := Detect(prefix); t {
 	case Gzip:
-		zr, err := gzip.NewReader(br)
-		if err != nil {
-			return nil, fmt.Errorf("decompress %s: %w", t, err)
-		}
-		return newAhead(zr, t, func() { zr.Close() }), nil
+		return newAhead(t, func(a *ahead) error { return a.gunzip(br) }), nil
 	case Zstd:
 		// One goroutine is as fast as klauspost's three with half the CPU.
 		zr, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, fmt.Errorf("decompress %s: %w", t, err)
 		}
-		return newAhead(zr, t, zr.Close), nil
+		return newAhead(t, func(a *ahead) error {
+			defer zr.Close()
+			return a.copy(zr)
+		}), nil
 	default:
 		return io.NopCloser(br), nil
 	}
 }
 
-// An ahead reads a reader in a goroutine of its own.
-type ahead struct {
-	typ    Type
-	full   chan []byte // what was read
-	free   chan []byte // buffers
-	stop   chan struct{}
-	ended  chan struct{} // closed when the goroutine is gone
-	cur    []byte        // what Read gives next, part of buf
-	buf    []byte
-	err    error // of the goroutine; read after full is closed
-	closed bool
-}
-
-func newAhead(r io.Reader, t Type, release func()) *ahead {
-	a := &ahead{
-		typ:   t,
-		full:  make(chan []byte, aheadBlocks),
-		free:  make(chan []byte, aheadBlocks),
-		stop:  make(chan struct{}),
-		ended: make(chan struct{}),
-	}
-	for range aheadBlocks {
-		a.free <- nil // made by need: most layers are small
-	}
-	go a.run(r, release)
-	return a
-}
-
-func (a *ahead) run(r io.Reader, release func()) {
-	defer close(a.ended)
-	defer release()
-	defer close(a.full)
+// gunzip decompresses members, those of ours several at once.
+func (a *ahead) gunzip(br *bufio.Reader) error {
+	var d memberDecoder
+	var zr gzip.Reader // for members that are not ours
 	for {
-		var buf []byte
-		select {
-		case buf = <-a.free:
-		case <-a.stop:
-			return
+		header, err := br.Peek(memberHeader)
+		if len(header) == 0 {
+			return err
 		}
-		if buf == nil {
-			buf = make([]byte, aheadBlock)
-		}
-		n, err := fill(r, buf[:aheadBlock])
-		if n > 0 {
-			a.full <- buf[:n] // has room: there are as many buffers as places
-		}
-		if err != nil {
-			if err != io.EOF {
-				err = fmt.Errorf("decompress %s: %w", a.typ, err)
-			}
-			a.err = err
-			return
-		}
-	}
-}
-
-// fill reads until p is full and returns r's own error: io.ReadFull says
-// io.ErrUnexpectedEOF both for a short last block and for a stream cut off.
-func fill(r io.Reader, p []byte) (n int, err error) {
-	for n < len(p) && err == nil {
-		var m int
-		m, err = r.Read(p[n:])
-		n += m
-	}
-	return n, err
-}
-
-// next makes a.cur the next block.
-func (a *ahead) next() error {
-	if a.closed {
-		return io.ErrClosedPipe
-	}
-	if a.buf != nil {
-		a.free <- a.buf
-		a.buf, a.cur = nil, nil
-	}
-	buf, ok := <-a.full
-	if !ok {
-		return a.err
-	}
-	a.buf, a.cur = buf, buf
-	return nil
-}
-
-func (a *ahead) Read(p []byte) (int, error) {
-	if len(a.cur) == 0 {
-		if err := a.next(); err != nil {
-			return 0, err
-		}
-	}
-	n := copy(p, a.cur)
-	a.cur = a.cur[n:]
-	return n, nil
-}
-
-// WriteTo gives whole blocks to w, without a copy between.
-func (a *ahead) WriteTo(w io.Writer) (int64, error) {
-	var written int64
-	for {
-		if len(a.cur) == 0 {
-			if err := a.next(); err == io.EOF {
-				return written, nil
+		n := memberSize(header)
+		if n == 0 {
+			if err := zr.Reset(br); err == io.EOF {
+				return io.ErrUnexpectedEOF // in a header that has begun
 			} else if err != nil {
-				return written, err
+				return err
 			}
+			zr.Multistream(false)
+			if err := a.copy(&zr); err != io.EOF {
+				return err
+			}
+			continue
 		}
-		n, err := w.Write(a.cur)
-		a.cur = a.cur[n:]
-		written += int64(n)
+		member := make([]byte, n)
+		if _, err := io.ReadFull(br, member); err != nil {
+			return err
+		}
+		buf, err := a.buffer()
 		if err != nil {
-			return written, err
+			return err
 		}
+		a.emit(func() ([]byte, error) { return d.decode(buf[:0], member) })
 	}
-}
-
-// Close ends the goroutine and waits for it.
-func (a *ahead) Close() error {
-	if !a.closed {
-		a.closed = true
-		a.cur = nil
-		close(a.stop)
-	}
-	<-a.ended
-	return nil
 }
