@@ -82,7 +82,7 @@ func (b *build) open(ctx context.Context) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			b.state.Close()
+			_ = b.state.Close()
 		}
 	}()
 	store, err := content.Open(b.state.Path("blobs"), b.state.TmpDir())
@@ -163,7 +163,7 @@ func (b *build) close(ctx context.Context, failed error) error {
 	b.solver.Wait()
 	b.beside.Wait()
 	if c, ok := b.world.Executor.(io.Closer); ok {
-		defer c.Close()
+		defer func() { _ = c.Close() }()
 	}
 	if failed != nil {
 		var cancel context.CancelFunc

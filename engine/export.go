@@ -168,7 +168,7 @@ func (b *build) image(ctx context.Context, t *target, s *layer.State, o Output) 
 			if err != nil {
 				return err
 			}
-			rewrite := o.RewriteTimestamp && epoch != nil && !(i < len(base) && base[i] == blob.DiffID)
+			rewrite := o.RewriteTimestamp && epoch != nil && (i >= len(base) || base[i] != blob.DiffID)
 			if rewrite {
 				if blob, err = b.layers.Rewritten(gctx, l, blob, o.Compression, *epoch); err != nil {
 					return err

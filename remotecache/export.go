@@ -213,7 +213,7 @@ func (l *lazyReader) ReadAt(p []byte, off int64) (int, error) {
 func (l *lazyReader) close() {
 	l.once.Do(func() {})
 	if l.r != nil {
-		l.r.Close()
+		_ = l.r.Close()
 	}
 }
 

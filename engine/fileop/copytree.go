@@ -87,7 +87,7 @@ func (t *treeCopy) copy(e *fsdiff.Entry, rel string, dir *destDir, name string, 
 		return err
 	}
 	if v.in && dir != nil {
-		if there != nil && t.a.AlwaysReplaceExistingDestPaths && !(e.IsDir() && there.isDir()) {
+		if there != nil && t.a.AlwaysReplaceExistingDestPaths && (!e.IsDir() || !there.isDir()) {
 			t.dst.unlink(there)
 			there = nil
 		}

@@ -226,7 +226,7 @@ func (s *scan) stat(d *hostDir, fd int, names []os.DirEntry, nodes []hostNode, f
 			return err
 		}
 		n.in = v.in
-		if !v.in && !(de.IsDir() && v.descend) {
+		if !v.in && (!de.IsDir() || !v.descend) {
 			n.gone = true
 			continue
 		}

@@ -39,7 +39,7 @@ func (st *Store) makeBlob(ctx context.Context, s *State, c compression.Config) (
 	h := newHasher()
 	defer h.stop()
 	if err := st.writeTar(ctx, s, io.MultiWriter(h, countedWriter{z, p})); err != nil {
-		z.Close()
+		_ = z.Close()
 		return Blob{}, err
 	}
 	if err := z.Close(); err != nil {
@@ -205,7 +205,7 @@ func (st *Store) Rewritten(ctx context.Context, s *State, b Blob, c compression.
 	h := newHasher()
 	defer h.stop()
 	if err := layertar.Rewrite(ctx, plain, io.MultiWriter(h, z), epoch); err != nil {
-		z.Close()
+		_ = z.Close()
 		return Blob{}, st.blame(ctx, s, b, fmt.Errorf("rewrite times of layer %s: %w", b.Desc.Digest, err))
 	}
 	if err := z.Close(); err != nil {

@@ -46,7 +46,7 @@ func (t *tree) link(target, p string) error {
 // way.
 func (t *tree) replacing(p string, create func() error) error {
 	err := create()
-	if err == unix.EEXIST {
+	if errors.Is(err, unix.EEXIST) {
 		if err := unix.Unlinkat(t.root, p, 0); err != nil {
 			return err
 		}

@@ -221,7 +221,7 @@ func (t *tree) newDir(p string) (*dirState, error) {
 	}
 	d := &dirState{}
 	err := unix.Mkdirat(t.root, p, 0o700)
-	if err == unix.EEXIST {
+	if errors.Is(err, unix.EEXIST) {
 		var opaque bool
 		if opaque, err = t.unlinkForDir(p); err == nil {
 			err = unix.Mkdirat(t.root, p, 0o700)
@@ -256,7 +256,7 @@ func (t *tree) whiteout(p string) error {
 	}
 	return t.do(p, func() error {
 		err := unix.Mknodat(t.root, p, unix.S_IFCHR, 0)
-		if err == unix.EEXIST {
+		if errors.Is(err, unix.EEXIST) {
 			return nil
 		}
 		return err

@@ -189,7 +189,7 @@ func (c *Client) send(ctx context.Context, h *host, d dialect, r request, auth s
 	resp, err := client.Do(req)
 	m.stall.stop()
 	if err != nil {
-		if context.Cause(ctx) == errStalled {
+		if errors.Is(context.Cause(ctx), errStalled) {
 			err = errStalled
 		}
 		cancel(nil)
