@@ -23,16 +23,16 @@ type attrs struct {
 func parseAttrs(flag, text string) (a *attrs, plain string, err error) {
 	fields, err := csvvalue.Fields(text, nil)
 	if err != nil {
-		return nil, "", usagef("--%s %s: %v", flag, text, err)
+		return nil, "", usagef("--%s %s: %v", flag, redact(text), err)
 	}
 	if len(fields) == 1 && !strings.Contains(fields[0], "=") {
 		return nil, fields[0], nil
 	}
 	a = &attrs{flag: flag, text: text, fields: map[string]string{}}
-	for _, f := range fields {
+	for i, f := range fields {
 		k, v, ok := strings.Cut(f, "=")
 		if !ok {
-			return nil, "", usagef("--%s %s: field %q is not key=value", flag, text, f)
+			return nil, "", usagef("--%s %s: field %d is not key=value", flag, redact(text), i+1)
 		}
 		a.fields[strings.ToLower(k)] = v
 	}
@@ -95,7 +95,7 @@ func (a *attrs) prefixed(prefix string) map[string]string {
 
 func (a *attrs) fail(format string, args ...any) {
 	if a.err == nil {
-		a.err = usagef("--"+a.flag+" "+strings.ReplaceAll(a.redacted(), "%", "%%")+": "+format, args...)
+		a.err = usagef("--"+a.flag+" "+strings.ReplaceAll(redact(a.text), "%", "%%")+": "+format, args...)
 	}
 }
 
@@ -110,16 +110,30 @@ func (a *attrs) done() error {
 	return a.err
 }
 
-// redacted returns the flag's text without the values of credentials.
-func (a *attrs) redacted() string {
-	fields := strings.Split(a.text, ",")
+// redact returns a flag's text without the values of credentials.
+func redact(text string) string {
+	fields, err := csvvalue.Fields(text, nil)
+	if err != nil {
+		fields = strings.Split(text, ",")
+	}
+	hidden := false
 	for i, f := range fields {
 		k, _, ok := strings.Cut(f, "=")
-		for _, word := range []string{"secret", "token", "password", "access_key"} {
-			if ok && strings.Contains(strings.ToLower(k), word) {
-				fields[i] = k + "=***"
-			}
+		switch {
+		case ok && isCredential(k):
+			fields[i], hidden = k+"=***", true
+		case ok && err == nil:
+			hidden = false
+		case hidden: // the rest of a value with a comma in it
+			fields[i] = "***"
 		}
 	}
 	return strings.Join(fields, ",")
+}
+
+func isCredential(key string) bool {
+	key = strings.ToLower(key)
+	return slices.ContainsFunc([]string{"secret", "token", "password", "access_key", "account_key"}, func(word string) bool {
+		return strings.Contains(key, word)
+	})
 }

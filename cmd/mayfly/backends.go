@@ -78,7 +78,7 @@ func cacheFrom(text string, client *registry.Client) (engine.Import, error) {
 		}
 		b, err := cacheregistry.New(cacheregistry.Config{Client: client, Ref: ref})
 		if err != nil {
-			return engine.Import{}, usagef("--cache-from %s: %v", text, err)
+			return engine.Import{}, usagef("--cache-from %s: %v", redact(text), err)
 		}
 		return importOf("registry "+ref, b, b.Ref(), image.NewOrigin(client, ref, true)), nil
 	case "local":
@@ -89,11 +89,11 @@ func cacheFrom(text string, client *registry.Client) (engine.Import, error) {
 			return engine.Import{}, err
 		}
 		if src == "" {
-			return engine.Import{}, usagef("--cache-from %s: src is missing: the directory to read", text)
+			return engine.Import{}, usagef("--cache-from %s: src is missing: the directory to read", redact(text))
 		}
 		b, err := local.New(cfg)
 		if err != nil {
-			return engine.Import{}, usagef("--cache-from %s: %v", text, err)
+			return engine.Import{}, usagef("--cache-from %s: %v", redact(text), err)
 		}
 		return importOf("local "+src, b, ref, backendOrigin{remotecache.Verify(b)}), nil
 	}
@@ -149,7 +149,7 @@ func cacheTo(text string, client *registry.Client) (ex engine.Export, inline boo
 		}
 		b, err := cacheregistry.New(cacheregistry.Config{Client: client, Ref: ref, Form: form})
 		if err != nil {
-			return ex, false, usagef("--cache-to %s: %v", text, err)
+			return ex, false, usagef("--cache-to %s: %v", redact(text), err)
 		}
 		ex.Name, ex.Backend, ex.Ref, ex.Manifest = "registry "+ref, b, b.Ref(), b.Manifest
 	case "local":
@@ -160,11 +160,11 @@ func cacheTo(text string, client *registry.Client) (ex engine.Export, inline boo
 			return ex, false, err
 		}
 		if dest == "" {
-			return ex, false, usagef("--cache-to %s: dest is missing: the directory to write", text)
+			return ex, false, usagef("--cache-to %s: dest is missing: the directory to write", redact(text))
 		}
 		b, err := local.New(local.Config{Dir: dest, Form: form, Reset: reset})
 		if err != nil {
-			return ex, false, usagef("--cache-to %s: %v", text, err)
+			return ex, false, usagef("--cache-to %s: %v", redact(text), err)
 		}
 		ex.Name, ex.Backend, ex.Ref, ex.Manifest = "local "+dest, b, tag, b.Manifest
 	}

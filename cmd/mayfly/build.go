@@ -169,7 +169,11 @@ func writeWhole(path string, dt []byte) error {
 		return err
 	}
 	if _, err := f.Write(dt); err != nil {
-		f.(*wholeFile).Abandon()
+		if w, ok := f.(*wholeFile); ok {
+			w.Abandon()
+		} else {
+			_ = f.Close()
+		}
 		return err
 	}
 	return f.Close()

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/mayfly-build/mayfly/engine/compression"
+	"github.com/mayfly-build/mayfly/engine/fsdiff"
 	"github.com/mayfly-build/mayfly/engine/layertar"
 	"github.com/mayfly-build/mayfly/internal/hint"
 )
@@ -167,7 +168,8 @@ func (c *buildContext) fromStdin(ctx context.Context, w world, o buildOptions) e
 		return err
 	}
 	defer plain.Close()
-	if _, err := layertar.Unpack(ctx, plain, dir, nil); err != nil {
+	nothing := func(context.Context) (*fsdiff.View, error) { return nil, nil } // is below the context
+	if _, err := layertar.Unpack(ctx, plain, dir, nothing); err != nil {
 		return hint.With(err, "standard input was taken for a tar with the context")
 	}
 	file := o.file
@@ -185,6 +187,10 @@ func isArchive(head []byte) bool {
 		if bytes.HasPrefix(head, magic) {
 			return true
 		}
+	}
+	// A first entry with extended headers is longer than head.
+	if len(head) > 262 && string(head[257:262]) == "ustar" {
+		return true
 	}
 	_, err := tar.NewReader(bytes.NewReader(head)).Next()
 	return err == nil

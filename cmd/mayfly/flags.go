@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+
+	"github.com/mayfly-build/mayfly/internal/hint"
 )
 
 // buildOptions are the options of mayfly build, as they were given.
@@ -68,7 +70,7 @@ func parseBuild(w world, args []string) (buildOptions, error) {
 		fmt.Fprintf(w.stderr, "Usage: mayfly build [OPTIONS] PATH|URL|-\n\nOptions:\n%s", f.FlagUsages())
 	}
 	if err := f.Parse(args); err != nil {
-		return o, usageError{err}
+		return o, hint.With(usageError{err}, "`mayfly build --help` lists the options")
 	}
 	if f.NArg() != 1 {
 		return o, usagef("mayfly build takes one context (PATH, URL or -), %d are given", f.NArg())

@@ -207,9 +207,13 @@ func toStdout(w world) func() (io.WriteCloser, error) {
 	return func() (io.WriteCloser, error) { return nopCloser{w.stdout}, nil }
 }
 
-// toFile writes a file that is there whole or not at all.
+// toFile writes a file that is there whole or not at all. What is no regular
+// file, such as /dev/null or a pipe, is written to as it is.
 func toFile(path string) func() (io.WriteCloser, error) {
 	return func() (io.WriteCloser, error) {
+		if fi, err := os.Stat(path); err == nil && !fi.Mode().IsRegular() {
+			return os.OpenFile(path, os.O_WRONLY, 0)
+		}
 		f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
 		if err != nil {
 			return nil, err
@@ -230,14 +234,17 @@ func (f *wholeFile) Close() error {
 		return nil
 	}
 	f.done = true
-	if err := f.File.Close(); err != nil {
+	err := f.File.Close()
+	if err == nil {
+		err = os.Chmod(f.Name(), 0o644)
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), f.path)
+	}
+	if err != nil {
 		os.Remove(f.Name())
-		return err
 	}
-	if err := os.Chmod(f.Name(), 0o644); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), f.path)
+	return err
 }
 
 // Abandon gives the file up.
