@@ -44,6 +44,7 @@ var floors = []floor{
 	{[]string{"cmd/...", "action/..."}, "the edge reads flags and environment and prints; nothing imports it"},
 	{[]string{"e2e/..."}, "tests from the outside run the binary: they import nothing of it"},
 	{[]string{"bench/..."}, "benchmarks use the services of e2e"},
+	{[]string{"hack/..."}, "what writes test data uses the services of e2e"},
 }
 
 // A ban forbids the packages of some places an import, whatever their floor.

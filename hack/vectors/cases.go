@@ -209,7 +209,7 @@ func (w *world) files() map[string]llb.State {
 		"file_copy_follow":      copyOf(&llb.CopyInfo{CreateDestPath: true, FollowSymlinks: true}, "/d"),
 		"file_copy_include":     copyOf(&llb.CopyInfo{CreateDestPath: true, IncludePatterns: []string{"*.txt", "b*"}}, "/d"),
 		"file_copy_exclude":     copyOf(&llb.CopyInfo{CreateDestPath: true, ExcludePatterns: []string{"**/*.md"}}, "/"),
-		"file_copy_required":    copyOf(&llb.CopyInfo{CreateDestPath: true, IncludePatterns: []string{"a*"}, RequiredPaths: []string{"a.txt"}}, "/d"),
+		"file_copy_required":    copyOf(&llb.CopyInfo{CreateDestPath: true, IncludePatterns: []string{"a*"}, RequiredPaths: []string{"/d/a.txt"}}, "/d"),
 		"file_copy_owner":       copyOf(&llb.CopyInfo{CreateDestPath: true}, "/top", byID),
 		"file_copy_named":       w.base.File(llb.Copy(w.tree, "/top", "/top", llb.WithUser("app:root"))),
 		"file_copy_mode":        copyOf(&llb.CopyInfo{CreateDestPath: true, Mode: &llb.ChmodOpt{ModeStr: "u=rw,go="}}, "/d"),
