@@ -164,7 +164,9 @@ func (x *exporting) put(ctx context.Context, blob ocispec.Descriptor) error {
 	}
 	src := &lazyReader{ctx: ctx, blob: blob, open: x.blobs}
 	err := x.b.Put(ctx, blob, src)
-	src.close()
+	if cerr := src.close(); err != nil { // otherwise all was read that was needed
+		err = errors.Join(err, cerr)
+	}
 	gone := src.err != nil && errors.Is(src.err, ErrNotFound)
 	done(err)
 	x.mu.Lock()
@@ -210,11 +212,12 @@ func (l *lazyReader) ReadAt(p []byte, off int64) (int, error) {
 	return l.r.ReadAt(p, off)
 }
 
-func (l *lazyReader) close() {
+func (l *lazyReader) close() error {
 	l.once.Do(func() {})
-	if l.r != nil {
-		_ = l.r.Close()
+	if l.r == nil {
+		return nil
 	}
+	return l.r.Close()
 }
 
 // Without returns idx without the results that need one of the blobs.

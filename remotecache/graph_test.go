@@ -163,7 +163,7 @@ func TestResultsNewestFirst(t *testing.T) {
 // TestGraphLong loads records and layers that form a chain too long for
 // recursion to be a good idea.
 func TestGraphLong(t *testing.T) {
-	const n = 50_000
+	const n = 20_000
 	idx := &remotecache.Index{}
 	for i := range n {
 		idx.Layers = append(idx.Layers, remotecache.Layer{Blob: made(0, fmt.Sprint(i)).Layers[0], Parent: i + 1})
@@ -196,7 +196,7 @@ func TestGraphLong(t *testing.T) {
 
 // TestGraphWide loads records that share a link and differ in another.
 func TestGraphWide(t *testing.T) {
-	const n = 20_000
+	const n = 8_000
 	idx := &remotecache.Index{Records: []remotecache.Record{{Digest: key("base")}}}
 	for i := range n {
 		idx.Records = append(idx.Records,
