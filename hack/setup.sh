@@ -15,6 +15,7 @@ packages=(
   docker-registry git openssh-client          # the services of e2e/services
   runc crun                                   # buildkitd's runtime; an external one for mayfly
   skopeo umoci podman                         # consumers of what mayfly pushes
+  apache2-utils                               # htpasswd, for registries that ask for one
   ca-certificates curl jq xz-utils
 )
 missing=()
