@@ -44,6 +44,9 @@ func open(t testing.TB, cfg registry.Config) *registry.Backend {
 func TestSuite(t *testing.T) {
 	for name, form := range map[string]manifest.Form{"manifest": {}, "index": {Index: true}} {
 		t.Run(name, func(t *testing.T) {
+			if form.Index && testing.Short() {
+				t.Skip("-short: blobs are stored in the same way under both forms")
+			}
 			srv := registrytest.Start(t, registrytest.Config{})
 			var n atomic.Int32
 			remotecachetest.Run(t, func(t *testing.T) func() remotecache.Backend {
