@@ -28,11 +28,11 @@ func text(n int) []byte {
 		}
 		words[i] = append(w, ' ')
 	}
-	out := make([]byte, 0, n+16)
-	for len(out) < n {
+	var out []byte
+	for len(out) < 500_000 { // more than gzip looks back
 		out = append(out, words[min(r.IntN(len(words)), r.IntN(len(words)))]...)
 	}
-	return out[:n]
+	return bytes.Repeat(out, n/len(out)+1)[:n]
 }
 
 func compress(t testing.TB, data []byte, c Config, chunk int) []byte {
@@ -75,7 +75,7 @@ func blocks(c Config) []byte {
 	if c.Type == Zstd && !c.Level.set {
 		return text(zstdFrame + 7)
 	}
-	return text(2*gzipBlock + 7)
+	return text(gzipBlock + 7)
 }
 
 func TestRoundTrip(t *testing.T) {
@@ -114,7 +114,7 @@ func TestRoundTrip(t *testing.T) {
 // TestDeterministic holds that the output is a function of the bytes and the
 // Config: not of the sizes of writes, the number of cores or reused buffers.
 func TestDeterministic(t *testing.T) {
-	for _, c := range configs() {
+	for _, c := range []Config{{}, {Level: At(1)}, {Level: At(9)}, {Type: Zstd}} {
 		t.Run(c.name(), func(t *testing.T) {
 			big := blocks(c)
 			want := compress(t, big, c, len(big))

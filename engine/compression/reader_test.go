@@ -162,7 +162,7 @@ func TestReaderOfBrokenStreams(t *testing.T) {
 
 func TestReaderClosedEarly(t *testing.T) {
 	for _, c := range []Config{{}, {Type: Zstd}} {
-		z := compress(t, text(6<<20), c, 1<<20)
+		z := compress(t, text(3<<20), c, 1<<20)
 		r, err := NewReader(bytes.NewReader(z))
 		if err != nil {
 			t.Fatal(err)
