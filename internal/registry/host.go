@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"net"
 	"strings"
 	"sync"
@@ -27,6 +28,7 @@ type host struct {
 	creds     map[string]authn.AuthConfig // by repository
 	tokens    map[string]*token           // by scopes
 	known     map[blobKey]struct{}        // blobs seen in a repository
+	sending   map[blobKey]chan struct{}   // blobs on their way; closed when that is over
 }
 
 type blobKey struct {
@@ -39,7 +41,7 @@ func newHost(name string, insecure bool) *host {
 		name: name, addr: name,
 		creds:  map[string]authn.AuthConfig{},
 		tokens: map[string]*token{},
-		known:  map[blobKey]struct{}{},
+		known:  map[blobKey]struct{}{}, sending: map[blobKey]chan struct{}{},
 	}
 	if name == "docker.io" {
 		h.addr = "registry-1.docker.io"
@@ -97,6 +99,37 @@ func (h *host) hasSeen(repo string, d digest.Digest) bool {
 	defer h.mu.Unlock()
 	_, ok := h.known[blobKey{repo, d}]
 	return ok
+}
+
+// claim makes the caller the one who sends a blob, until it calls done; nil
+// when another one is sending it, who is waited for, or has sent it.
+func (h *host) claim(ctx context.Context, repo string, d digest.Digest) (done func(), err error) {
+	k := blobKey{repo, d}
+	for {
+		h.mu.Lock()
+		if _, ok := h.known[k]; ok {
+			h.mu.Unlock()
+			return nil, nil
+		}
+		busy, ok := h.sending[k]
+		if !ok {
+			busy = make(chan struct{})
+			h.sending[k] = busy
+			h.mu.Unlock()
+			return func() {
+				h.mu.Lock()
+				defer h.mu.Unlock()
+				delete(h.sending, k)
+				close(busy)
+			}, nil
+		}
+		h.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 func (h *host) saw(repo string, d digest.Digest) {

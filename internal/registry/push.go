@@ -46,12 +46,13 @@ func (c *Client) mountable(r Ref, from string) string {
 
 func (c *Client) putBlob(ctx context.Context, r Ref, desc ocispec.Descriptor, open func() (io.ReadCloser, error), from string) error {
 	h := c.host(r.Host)
-	if h.hasSeen(r.Repo, desc.Digest) {
-		return nil
+	done, err := h.claim(ctx, r.Repo, desc.Digest)
+	if done == nil {
+		return err
 	}
+	defer done()
 	var session *url.URL
 	if from != "" {
-		var err error
 		if session, err = c.startUpload(ctx, h, r, desc.Digest, from); err != nil {
 			return err
 		}
@@ -61,7 +62,7 @@ func (c *Client) putBlob(ctx context.Context, r Ref, desc ocispec.Descriptor, op
 	if session == nil && h.hasSeen(r.Repo, desc.Digest) {
 		return nil // linked
 	}
-	err := c.retry(ctx, func() error {
+	err = c.retry(ctx, func() error {
 		at := session
 		session = nil // a session that failed is not used again
 		if at == nil {
