@@ -69,7 +69,7 @@ func TestCachedAndNeverBegun(t *testing.T) {
 	if a, b := r.events[0].Vertexes[0].Digest, r.events[1].Vertexes[0].Digest; a == b || a.Validate() != nil {
 		t.Errorf("the steps' digests are %s and %s", a, b)
 	}
-	if s.Step("x").v.Digest != s.Step("x").v.Digest {
+	if a, b := s.Step("x"), s.Step("x"); a.v.Digest != b.v.Digest {
 		t.Error("one name, two digests")
 	}
 }
