@@ -405,9 +405,18 @@ func (st *Store) unpackOne(ctx context.Context, s *State, b Blob, chain digest.D
 	return st.adopt(id, dir, s)
 }
 
-// blame turns an error of a cache's blob into ErrLost and forgets the blob.
+// blame turns an error of a blob that can be made again into ErrLost and
+// forgets the blob: one of a cache, or a damaged one of the state dir.
 func (st *Store) blame(ctx context.Context, s *State, b Blob, err error) error {
-	if b.Origin == nil || !b.Origin.IsCache() || ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
+		return err
+	case b.Origin == nil:
+		if !errors.Is(err, content.ErrCorrupt) {
+			return err
+		}
+		st.content.Remove(b.Desc.Digest)
+	case !b.Origin.IsCache():
 		return err
 	}
 	st.mu.Lock()
