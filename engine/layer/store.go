@@ -415,7 +415,9 @@ func (st *Store) blame(ctx context.Context, s *State, b Blob, err error) error {
 		if !errors.Is(err, content.ErrCorrupt) {
 			return err
 		}
-		st.content.Remove(b.Desc.Digest)
+		if rmErr := st.content.Remove(b.Desc.Digest); rmErr != nil {
+			return errors.Join(err, rmErr) // it would be found again
+		}
 	case !b.Origin.IsCache():
 		return err
 	}
