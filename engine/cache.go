@@ -16,6 +16,10 @@ import (
 	"github.com/mayfly-build/mayfly/remotecache/inline"
 )
 
+// importTimeout is how long a build waits for the index of a cache, which is
+// some kilobytes.
+const importTimeout = 30 * time.Second
+
 // importCache starts to load a cache. What goes wrong is a warning: the build
 // then runs without the cache.
 func (b *build) importCache(ctx context.Context, im Import) *buildcache.Remote {
@@ -24,7 +28,12 @@ func (b *build) importCache(ctx context.Context, im Import) *buildcache.Remote {
 		step := b.req.Progress.Step("importing cache manifest from " + im.Name)
 		step.Begin()
 		began := time.Now()
-		indexes, origin, err := im.Load(progress.With(ctx, step))
+		lctx, cancel := context.WithTimeoutCause(progress.With(ctx, step), importTimeout, fmt.Errorf("no answer within %s", importTimeout))
+		defer cancel()
+		indexes, origin, err := im.Load(lctx)
+		if err != nil && lctx.Err() != nil {
+			err = context.Cause(lctx)
+		}
 		if err != nil {
 			_ = r.Loaded(nil, nil) // nothing cannot be wrong
 		} else {
