@@ -219,26 +219,39 @@ func TestKilledBinaryLeavesNoProcess(t *testing.T) {
 	if err := os.Chtimes(filepath.Join(state, "held"), old, old); err != nil {
 		t.Fatal(err)
 	}
-	e, err := runc.New(runc.Config{StateDir: state})
-	if err != nil {
-		t.Fatal(err)
+	sweep := func() {
+		e, err := runc.New(runc.Config{StateDir: state})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
 	}
-	if err := e.Close(); err != nil {
-		t.Error(err)
-	}
+	sweep()
 	if entries, err := os.ReadDir(state); err != nil || len(entries) > 0 {
 		t.Errorf("state directory has %v, %v", entries, err)
 	}
-	var groups []string
-	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
-		if d != nil && strings.HasPrefix(d.Name(), fmt.Sprintf("mayfly-%d-", cmd.Process.Pid)) {
-			groups = append(groups, path)
+	// A cgroup cannot be removed before whoever inherited the container's
+	// processes has waited for them.
+	prefix := fmt.Sprintf("mayfly-%d-", cmd.Process.Pid)
+	for left := cgroupsNamed(prefix); len(left) > 0; left = cgroupsNamed(prefix) {
+		if time.Now().After(deadline.Add(5 * time.Second)) {
+			t.Fatalf("cgroups left: %v", left)
+		}
+		time.Sleep(50 * time.Millisecond)
+		sweep()
+	}
+}
+
+func cgroupsNamed(prefix string) (paths []string) {
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, _ error) error {
+		if d != nil && strings.HasPrefix(d.Name(), prefix) {
+			paths = append(paths, path)
 		}
 		return nil
 	})
-	if len(groups) > 0 {
-		t.Errorf("cgroups left: %v", groups)
-	}
+	return paths
 }
 
 // held counts the processes of the held container.
