@@ -18,41 +18,45 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 TAGS := seccomp netgo osusergo static_build
 UNIT = $(shell go list ./... | grep -v '/mayfly/e2e$$')
 
-.PHONY: build setup demo test unit race lint vet e2e bench differential ci clean
+.PHONY: build setup setup-packages setup-buildkit setup-lint demo test unit race lint vet e2e bench differential ci clean
 
-build: setup
+build: setup-packages
 	go build -trimpath -tags "$(TAGS)" -ldflags '-s -w -X main.version=$(VERSION) -extldflags "-static"' -o bin/mayfly ./cmd/mayfly
 
 setup:
 	@hack/setup.sh
+
+# What the targets below need; each does nothing where it was done.
+setup-packages setup-buildkit setup-lint:
+	@hack/setup.sh $(@:setup-%=%)
 
 demo: build
 	@hack/demo.sh
 
 test: unit e2e
 
-unit: setup
-	go test -tags seccomp $(UNIT)
+unit: setup-buildkit
+	@go test -tags seccomp $(UNIT)
 
 # -count=1: the test cache does not see that the binary under test is new.
-e2e: build
+e2e: build setup-buildkit
 	go test -tags seccomp -count=1 -timeout 30m ./e2e
 
-race: setup
-	go test -race -tags seccomp $(filter-out %/bench %/e2e/services,$(UNIT))
+race: setup-buildkit
+	@go test -race -tags seccomp $(filter-out %/bench %/e2e/services,$(UNIT))
 
-vet: setup
+vet: setup-packages
 	go vet -tags seccomp ./...
-	test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
 
-lint: setup
+lint: setup-lint
 	golangci-lint run --build-tags seccomp ./...
 
-bench: build
+bench: build setup-buildkit
 	go run -tags seccomp ./bench
 
 # Writes docs/differential.md, the table of TestDifferential.
-differential: build
+differential: build setup-buildkit
 	@mkdir -p docs
 	DIFFERENTIAL_TABLE=$(CURDIR)/docs/differential.md go test -tags seccomp -count=1 -timeout 30m -run '^TestDifferential$$' ./e2e
 

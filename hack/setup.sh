@@ -2,7 +2,14 @@
 # hack/setup.sh: installs what tests, demo and benchmarks need on a Debian
 # machine with Go, gcc and apt. Run it as often as you like: what is there
 # stays. Programs go to $MAYFLY_DEV/bin (default ~/.cache/mayfly-dev/bin).
+#
+#   hack/setup.sh             everything
+#   hack/setup.sh packages    Debian packages: enough to build mayfly and for the demo
+#   hack/setup.sh buildkit    and the real BuildKit, for tests and benchmarks
+#   hack/setup.sh lint        and golangci-lint
 set -euo pipefail
+part=${1:-all}
+case $part in all|packages|buildkit|lint) ;; *) echo "setup: unknown part $part" >&2; exit 2 ;; esac
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 dev=${MAYFLY_DEV:-${XDG_CACHE_HOME:-$HOME/.cache}/mayfly-dev}
 bin=$dev/bin
@@ -43,10 +50,14 @@ build() {
   mv "$bin/$name.tmp$$" "$bin/$name"
   echo "$stamp" >"$bin/.$name.stamp"
 }
-bk=github.com/moby/buildkit
-version=$(cd "$here/buildkit" && go list -mod=readonly -m -f '{{.Version}}' $bk)
-for c in buildkitd buildctl; do
-  build "$here/buildkit" $bk/cmd/$c "-X $bk/version.Version=$version -X $bk/version.Package=$bk"
-done
-build "$here/tools" github.com/golangci/golangci-lint/v2/cmd/golangci-lint
-say "ready in $bin"
+if [ "$part" != packages ] && [ "$part" != lint ]; then
+  bk=github.com/moby/buildkit
+  version=$(cd "$here/buildkit" && go list -mod=readonly -m -f '{{.Version}}' $bk)
+  for c in buildkitd buildctl; do
+    build "$here/buildkit" $bk/cmd/$c "-X $bk/version.Version=$version -X $bk/version.Package=$bk"
+  done
+fi
+if [ "$part" = all ] || [ "$part" = lint ]; then
+  build "$here/tools" github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+fi
+say "$part: ready"
