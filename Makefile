@@ -52,8 +52,11 @@ vet: setup-packages
 lint: setup-lint
 	golangci-lint run --build-tags seccomp ./...
 
+# Writes docs/bench.md; takes half an hour. BENCH="-runs 1 -workloads W1,W5" for less.
 bench: build setup-buildkit
-	go run -tags seccomp ./bench
+	@mkdir -p docs
+	go run -tags seccomp ./bench $(BENCH) >docs/.bench.tmp && mv docs/.bench.tmp docs/bench.md
+	cat docs/bench.md
 
 # Writes docs/differential.md, the table of TestDifferential.
 differential: build setup-buildkit

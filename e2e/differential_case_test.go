@@ -41,6 +41,7 @@ import (
 //	dockerfile PATH
 //	secret id=ID,src=PATH
 //	onbuild INSTRUCTION   makes the image $ONBUILD, BASE with this trigger
+//	debian                pushes a minimal Debian; its reference is the argument DEBIAN
 //	http DIR              serves DIR; its URL is the argument HTTP
 //	nocache REASON        BuildKit misses with its own cache: no case for TestInterop
 //	git DIR               serves DIR as a repository; its URL is the argument GIT
@@ -168,6 +169,13 @@ func (c *diffCase) obey(t *testing.T, verb, rest, base string) error {
 		c.secrets = append(c.secrets, strings.Replace(rest, "src=", "src="+c.dir+"/", 1))
 	case "onbuild":
 		return pushOnbuild(t.Context(), base, rest)
+	case "debian":
+		if testing.Short() {
+			t.Skip("downloads Debian packages the first time")
+		}
+		ref := strings.TrimSuffix(base, "base") + "debian"
+		c.args = append(c.args, "DEBIAN="+ref)
+		return services.Debian(t.Context(), ref)
 	case "http":
 		f := services.StartFiles(in(first))
 		t.Cleanup(func() { services.Need(t, f.Close()) })

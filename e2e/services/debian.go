@@ -33,8 +33,8 @@ func Debian(ctx context.Context, ref string, packages ...string) error {
 
 const debianSuite = "bookworm" // the release whose busybox, registry and podman the tests are written against
 
-// debianTar returns the path of a root file system as a tar, and makes it when
-// it is not there.
+// debianTar returns the path of a root file system as a compressed tar, and
+// makes it when it is not there.
 func debianTar(ctx context.Context, packages []string) (string, error) {
 	bin, err := Tool("mmdebstrap")
 	if err != nil {
@@ -52,12 +52,12 @@ func debianTar(ctx context.Context, packages []string) (string, error) {
 		mirror = "http://deb.debian.org/debian"
 	}
 	key := sha256.Sum256([]byte(mirror + "\n" + strings.Join(packages, ",")))
-	path := filepath.Join(dev, fmt.Sprintf("%s-%x.tar", debianSuite, key[:6]))
+	path := filepath.Join(dev, fmt.Sprintf("%s-%x.tar.gz", debianSuite, key[:6]))
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	tmp := fmt.Sprintf("%s.%d", strings.TrimSuffix(path, ".tar"), os.Getpid())
-	args := []string{"--mode=root", "--variant=minbase", "--format=tar", "--quiet"}
+	tmp := fmt.Sprintf("%s.%d.tar.gz", strings.TrimSuffix(path, ".tar.gz"), os.Getpid()) // its ending says how to compress
+	args := []string{"--mode=root", "--variant=minbase", "--quiet"}
 	if len(packages) > 0 {
 		args = append(args, "--include="+strings.Join(packages, ","))
 	}
