@@ -23,7 +23,7 @@ packages=(
   runc crun                                   # buildkitd's runtime; an external one for mayfly
   skopeo umoci podman                         # consumers of what mayfly pushes
   apache2-utils                               # htpasswd, for registries that ask for one
-  ca-certificates curl jq xz-utils
+  ca-certificates curl jq bzip2 xz-utils
 )
 missing=()
 for p in "${packages[@]}"; do
