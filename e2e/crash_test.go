@@ -57,18 +57,21 @@ func newCrash(t *testing.T) *crash {
 	return c
 }
 
-// args are those of a build that pushes and exports its cache.
-func (c *crash) args(round int) []string {
-	tag := fmt.Sprintf("%s/app:%d", c.reg.Addr, round)
+// args are those of a build that pushes and exports its cache, to repositories
+// of a job. Builds at the same time need different jobs: while docker-registry
+// links a blob into a repository, it answers "400 DIGEST_INVALID" to the
+// manifest of another push there that names the blob.
+func (c *crash) args(job string, round int) []string {
+	tag := fmt.Sprintf("%s/app%s:%d", c.reg.Addr, job, round)
 	return []string{"--build-arg", "BASE=" + c.reg.Addr + "/base", "--build-arg", fmt.Sprintf("ROUND=%d", round),
 		"--build-arg", "SOURCE_DATE_EPOCH=" + sourceDateEpoch, "-o", "type=image,push=true,rewrite-timestamp=true,name=" + tag,
-		"--cache-to", fmt.Sprintf("type=registry,mode=max,ref=%s/cache:%d", c.reg.Addr, round), c.dir}
+		"--cache-to", fmt.Sprintf("type=registry,mode=max,ref=%s/cache%s:%d", c.reg.Addr, job, round), c.dir}
 }
 
 // want is the digest of a round, from an empty state directory.
 func (c *crash) want(t *testing.T, round int) string {
 	t.Helper()
-	b, err := mayfly(t.Context(), t, filepath.Join(t.TempDir(), "fresh"), nil, c.args(round)...)
+	b, err := mayfly(t.Context(), t, filepath.Join(t.TempDir(), "fresh"), nil, c.args("", round)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +95,7 @@ func TestKill(t *testing.T) {
 		if round > 100 {
 			t.Fatalf("only %d of %d builds were alive when they were to be killed", killed, round)
 		}
-		cmd := exec.Command(mayflyBin, append([]string{"build", "--root", c.root, "--progress", "plain"}, c.args(round)...)...)
+		cmd := exec.Command(mayflyBin, append([]string{"build", "--root", c.root, "--progress", "plain"}, c.args("", round)...)...)
 		var log bytes.Buffer
 		cmd.Stdout, cmd.Stderr = io.Discard, &log
 		if err := cmd.Start(); err != nil {
@@ -110,7 +113,7 @@ func TestKill(t *testing.T) {
 		} else {
 			continue // it was done before the kill
 		}
-		b, err := mayfly(t.Context(), t, c.root, nil, c.args(round)...)
+		b, err := mayfly(t.Context(), t, c.root, nil, c.args("", round)...)
 		if err != nil {
 			t.Fatalf("round %d, killed after\n%s\nthe next build: %v", round, &log, err)
 		}
@@ -136,7 +139,7 @@ func TestManyBuildsOneState(t *testing.T) {
 		for i := range 8 {
 			wg.Go(func() {
 				round := i % 4
-				b, err := mayfly(t.Context(), t, c.root, nil, c.args(round)...)
+				b, err := mayfly(t.Context(), t, c.root, nil, c.args(fmt.Sprint(i), round)...)
 				if err != nil {
 					t.Errorf("pass %d, build %d: %v", pass, i, err)
 					return
