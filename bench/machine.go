@@ -83,12 +83,13 @@ func newBench(ctx context.Context, o options, log io.Writer) (_ *bench, err erro
 	return b, writeContexts(b.work)
 }
 
-// close stops the registry and removes the state of all measurements.
+// close stops the registry and removes what the measurements left. The
+// contexts stay for the next run.
 func (b *bench) close() error {
 	if b.proxy != nil {
 		b.proxy.Close()
 	}
-	return errors.Join(b.registry.Close(), os.RemoveAll(b.trash), os.RemoveAll(b.state))
+	return errors.Join(b.registry.Close(), os.RemoveAll(filepath.Join(b.dir, "registry")), os.RemoveAll(b.trash), os.RemoveAll(b.state))
 }
 
 func (b *bench) ref(repo string) string { return b.host + "/bench/" + repo }
