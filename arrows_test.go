@@ -26,13 +26,14 @@ type floor struct {
 
 // floors is docs/architecture.md's picture of the imports, from the bottom up.
 var floors = []floor{
-	{[]string{"internal/hint", "internal/memo", "internal/retry"}, "leaves: anybody may use them, they use nobody"},
+	{[]string{"internal/hint", "internal/memo", "internal/retry", "internal/parts", "ci"}, "leaves: anybody may use them, they use nobody"},
 	{[]string{"internal/registry/...", "tracing/..."}, "one registry client for images and caches, which knows neither"},
 	{[]string{"remotecache"}, "a cache backend must be usable without the engine"},
 	{[]string{"remotecache/inline", "remotecache/remotecachetest"}, "the cache inside an image config, as manifests carry it too; and the suite of all backends"},
 	{[]string{"remotecache/manifest"}, "caches that are OCI manifests, whatever stores them"},
+	{[]string{"remotecache/signed", "remotecache/treestore"}, "what an Index may carry besides results, on any backend"},
 	{[]string{"remotecache/registry", "remotecache/local", "remotecache/gha", "remotecache/s3", "remotecache/azblob"}, "a backend holds only what its service forces on it, and knows no other"},
-	{[]string{"engine/fsdiff", "engine/compression", "engine/content", "engine/secret", "engine/progress/...", "engine/llb", "engine/executor/...", "engine/statedir", "engine/cachemount"}, "values and single devices: no one of them needs another"},
+	{[]string{"engine/fsdiff", "engine/compression", "engine/content", "engine/secret", "engine/progress/...", "engine/llb", "engine/executor/...", "engine/statedir", "engine/cachemount", "engine/explain"}, "values and single devices: no one of them needs another"},
 	{[]string{"engine/contenthash", "engine/layertar", "engine/fileop"}, "functions of a file system diff, without a place to keep it"},
 	{[]string{"engine/cachekey", "engine/snapshot/..."}, "keys are pure; snapshots mount diffs and know no blobs"},
 	{[]string{"engine/solver", "engine/layer"}, "the solver knows no file, image or registry; a layer knows no graph"},

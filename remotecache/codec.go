@@ -69,6 +69,7 @@ func Decode(data []byte) (*Index, error) {
 	if err := idx.Validate(); err != nil {
 		return nil, err
 	}
+	idx.splitAttachments()
 	return idx, nil
 }
 
@@ -106,6 +107,7 @@ func (idx *Index) Describe(descs []ocispec.Descriptor) error {
 			l.Blob = b
 		}
 	}
+	idx.splitAttachments()
 	return nil
 }
 
@@ -122,7 +124,7 @@ func (idx *Index) encode(annotated bool) ([]byte, error) {
 		return nil, err
 	}
 	out := jsonIndex{Records: jsonRecords(idx.Records)}
-	for _, l := range idx.Layers {
+	for _, l := range idx.StoredLayers() {
 		j := jsonLayer{Blob: l.Digest, Parent: l.Parent}
 		if annotated {
 			j.Annotations = &jsonFacts{MediaType: l.MediaType, DiffID: l.DiffID, Size: l.Size, CreatedAt: l.CreatedAt.UTC()}

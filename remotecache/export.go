@@ -226,6 +226,7 @@ func (idx *Index) Without(blobs map[digest.Digest]bool) *Index {
 	if len(blobs) == 0 {
 		return out
 	}
+	out.Attachments = slices.DeleteFunc(out.Attachments, func(b Blob) bool { return blobs[b.Digest] })
 	at := idx.positionsWithout(blobs)
 	out.Layers = out.Layers[:0]
 	for i, l := range idx.Clone().Layers {

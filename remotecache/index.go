@@ -15,6 +15,77 @@ import (
 type Index struct {
 	Layers  []Layer
 	Records []Record
+
+	// Attachments are blobs that say something about the Index, such as a
+	// signature. They are stored as layers at the end that no record leads to,
+	// which BuildKit passes over; media types that begin with
+	// AttachmentPrefix tell them from layers.
+	Attachments []Blob
+
+	// Version names what this Index was loaded as: opaque, made by the
+	// backend. It is no part of what is stored; see Backend.SaveIndex.
+	Version string
+}
+
+// AttachmentPrefix begins the media type of every attachment of an Index.
+const AttachmentPrefix = "application/vnd.mayfly."
+
+// Absent is the Version of an Index that is to be the first of its ref.
+const Absent = "absent"
+
+// Attachment returns the attachment with a media type, false when there is
+// none.
+func (idx *Index) Attachment(mediaType string) (Blob, bool) {
+	i := slices.IndexFunc(idx.Attachments, func(b Blob) bool { return b.MediaType == mediaType })
+	if i < 0 {
+		return Blob{}, false
+	}
+	return idx.Attachments[i], true
+}
+
+// Attach puts b among the attachments, in the place of one with the same
+// media type.
+func (idx *Index) Attach(b Blob) {
+	idx.Attachments = append(slices.DeleteFunc(idx.Attachments, func(a Blob) bool { return a.MediaType == b.MediaType }), b)
+}
+
+// StoredLayers returns the layers and, after them, the attachments as layers:
+// what a manifest lists.
+func (idx *Index) StoredLayers() []Layer {
+	out := slices.Clone(idx.Layers)
+	for _, b := range idx.Attachments {
+		out = append(out, Layer{Blob: b, Parent: NoParent})
+	}
+	return out
+}
+
+// splitAttachments moves the attachments out of Layers, once the media types
+// are known.
+func (idx *Index) splitAttachments() {
+	n := len(idx.Layers)
+	used := make([]bool, n)
+	for _, l := range idx.Layers {
+		if l.Parent != NoParent {
+			used[l.Parent] = true
+		}
+	}
+	for _, r := range idx.Records {
+		for _, res := range r.Results {
+			used[res.Layer] = true
+		}
+		for _, c := range r.Chains {
+			for _, l := range c.Layers {
+				used[l] = true
+			}
+		}
+	}
+	for n > 0 && !used[n-1] && idx.Layers[n-1].Parent == NoParent && strings.HasPrefix(idx.Layers[n-1].MediaType, AttachmentPrefix) {
+		n--
+	}
+	for _, l := range idx.Layers[n:] {
+		idx.Attachments = append(idx.Attachments, l.Blob)
+	}
+	idx.Layers = slices.Clip(idx.Layers[:n])
 }
 
 // A Layer is a blob on top of another one.
@@ -72,9 +143,15 @@ func IsRandom(dgst digest.Digest) bool { return strings.HasPrefix(string(dgst), 
 
 // Clone returns a copy that shares nothing with idx.
 func (idx *Index) Clone() *Index {
-	out := &Index{Layers: slices.Clone(idx.Layers), Records: slices.Clone(idx.Records)}
+	out := &Index{
+		Layers: slices.Clone(idx.Layers), Records: slices.Clone(idx.Records),
+		Attachments: slices.Clone(idx.Attachments), Version: idx.Version,
+	}
 	for i := range out.Layers {
 		out.Layers[i].Extra = maps.Clone(out.Layers[i].Extra)
+	}
+	for i := range out.Attachments {
+		out.Attachments[i].Extra = maps.Clone(out.Attachments[i].Extra)
 	}
 	for i := range out.Records {
 		r := &out.Records[i]
@@ -91,11 +168,12 @@ func (idx *Index) Clone() *Index {
 	return out
 }
 
-// Blobs returns the blobs of the layers, each once, in the order of Layers.
+// Blobs returns the blobs of the layers and attachments, each once, in their
+// order.
 func (idx *Index) Blobs() []Blob {
 	seen := map[digest.Digest]bool{}
 	var out []Blob
-	for _, l := range idx.Layers {
+	for _, l := range idx.StoredLayers() {
 		if !seen[l.Digest] {
 			seen[l.Digest] = true
 			out = append(out, l.Blob)
@@ -105,7 +183,7 @@ func (idx *Index) Blobs() []Blob {
 }
 
 // Join returns an Index with the contents of all of them, as far as positions
-// are concerned one after the other.
+// are concerned one after the other. It has no Version and no attachments.
 func Join(indexes ...*Index) *Index {
 	out := &Index{}
 	for _, idx := range indexes {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -16,6 +17,7 @@ type Memory struct {
 	mu      sync.Mutex
 	blobs   map[digest.Digest][]byte
 	indexes map[string]*Index
+	saves   int // makes Versions
 }
 
 // NewMemory returns an empty Memory.
@@ -101,13 +103,54 @@ func (m *Memory) SaveIndex(ctx context.Context, ref string, idx *Index) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, l := range idx.Layers {
-		if _, ok := m.blobs[l.Digest]; !ok {
-			return fmt.Errorf("save index %q: blob %s: %w", ref, l.Digest, ErrNotFound)
+	for _, blob := range idx.Blobs() {
+		if _, ok := m.blobs[blob.Digest]; !ok {
+			return fmt.Errorf("save index %q: blob %s: %w", ref, blob.Digest, ErrNotFound)
 		}
 	}
-	m.indexes[ref] = idx.Clone()
+	now := Absent
+	if old, ok := m.indexes[ref]; ok {
+		now = old.Version
+	}
+	if idx.Version != "" && idx.Version != now {
+		return fmt.Errorf("save index %q: %w", ref, ErrConflict)
+	}
+	m.saves++
+	saved := idx.Clone()
+	saved.Version = strconv.Itoa(m.saves)
+	m.indexes[ref] = saved
 	return nil
+}
+
+// List implements Keeper.
+func (m *Memory) List(ctx context.Context) (Contents, error) {
+	if err := ctx.Err(); err != nil {
+		return Contents{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out Contents
+	for ref := range m.indexes {
+		out.Refs = append(out.Refs, StoredRef{Ref: ref})
+	}
+	for dgst, data := range m.blobs {
+		out.Blobs = append(out.Blobs, StoredBlob{Digest: dgst, Size: int64(len(data))})
+	}
+	return out, nil
+}
+
+// RemoveIndex implements Keeper.
+func (m *Memory) RemoveIndex(ctx context.Context, ref string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.indexes, ref)
+	return ctx.Err()
+}
+
+// RemoveBlob implements Keeper.
+func (m *Memory) RemoveBlob(ctx context.Context, dgst digest.Digest) error {
+	m.Remove(dgst)
+	return ctx.Err()
 }
 
 // Remove makes the Memory forget a blob, as a service that evicts does.

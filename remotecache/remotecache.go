@@ -19,7 +19,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -31,6 +33,10 @@ var (
 	// ErrCorrupt says that what is there is not what it should be: bytes that
 	// do not match their digest, an index that is none.
 	ErrCorrupt = errors.New("corrupt")
+
+	// ErrConflict says that an Index was not saved because another job saved
+	// one since the Index it was made from was loaded: load, merge, save again.
+	ErrConflict = errors.New("the cache index has changed")
 
 	// ErrReadOnly says that the cache may be read but not written, such as a
 	// CI service's in the job of a fork.
@@ -60,15 +66,67 @@ type Backend interface {
 	Put(ctx context.Context, blob ocispec.Descriptor, src io.ReaderAt) error
 
 	// LoadIndex returns the newest Index saved for ref, or ErrNotFound. The
-	// Index has been validated and is the caller's to change.
+	// Index has been validated, is the caller's to change, and has a Version.
 	LoadIndex(ctx context.Context, ref string) (*Index, error)
 
 	// SaveIndex replaces the Index of ref: a reader sees the old one or the
-	// new one, whole. When two jobs save at once, one of the two remains.
-	// Every blob in idx.Layers has been Put before; where a backend finds that
+	// new one, whole. It does so whatever is there when idx.Version is "", and
+	// otherwise only while ref still has that Version (or, with Absent, has
+	// none): then the error is ErrConflict, and nothing was changed. Where a
+	// service has no conditional writes, the backend looks just before it
+	// writes, and two jobs that do so at the same moment are not told apart.
+	//
+	// Every blob of idx.Blobs has been Put before; where a backend finds that
 	// one has vanished since, the error is ErrNotFound, and the blobs are to be
 	// looked for with Missing again.
 	SaveIndex(ctx context.Context, ref string, idx *Index) error
+}
+
+// A Contents is what a backend holds, as far as it can tell.
+type Contents struct {
+	Refs  []StoredRef
+	Blobs []StoredBlob
+}
+
+// A StoredRef is a ref that has an Index.
+type StoredRef struct {
+	Ref   string
+	Saved time.Time // zero when the service does not tell
+}
+
+// A StoredBlob is a blob as the service holds it.
+type StoredBlob struct {
+	Digest digest.Digest
+	Size   int64     // bytes
+	Used   time.Time // last written, touched or read, as far as the service tells; zero when it does not
+}
+
+// A Keeper is a Backend whose contents can be listed and removed. Backend
+// packages implement it where the service allows; all methods may be called
+// at once.
+type Keeper interface {
+	Backend
+
+	// List returns all that is there. Where a service cannot list its blobs
+	// (a registry), Blobs is nil.
+	List(ctx context.Context) (Contents, error)
+
+	// RemoveIndex forgets the Index of ref; its blobs stay. It is no error
+	// when there is none.
+	RemoveIndex(ctx context.Context, ref string) error
+
+	// RemoveBlob forgets a blob, whether or not an Index names it. It is no
+	// error when it is not there. Where a service removes blobs only by its
+	// own means the error is ErrUnsupported of package errors.
+	RemoveBlob(ctx context.Context, dgst digest.Digest) error
+}
+
+// A Guard is a Backend that can tell before any work that it may not be
+// written to.
+type Guard interface {
+	// Writable returns nil, or why the cache may only be read, as an error
+	// that wraps ErrReadOnly. It may look at credentials but sends nothing.
+	Writable() error
 }
 
 // CheckRef returns an error unless ref is one that every Backend takes.

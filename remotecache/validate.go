@@ -19,6 +19,11 @@ func (idx *Index) Validate() error {
 			return fmt.Errorf("%w: cache index: record %d: %w", ErrCorrupt, i, err)
 		}
 	}
+	for _, a := range idx.Attachments {
+		if err := checkDigest(a.Digest); err != nil || !a.Known() || !strings.HasPrefix(a.MediaType, AttachmentPrefix) {
+			return fmt.Errorf("%w: cache index: attachment %q of type %q and %d bytes", ErrCorrupt, a.Digest, a.MediaType, a.Size)
+		}
+	}
 	if _, err := idx.order(); err != nil {
 		return fmt.Errorf("%w: cache index: %w", ErrCorrupt, err)
 	}

@@ -46,8 +46,21 @@ func (b *Backend) readIndex() (*ocispec.Index, error) {
 	}
 }
 
-// tag makes index.json name the manifest ref.
-func (b *Backend) tag(ctx context.Context, ref string, m ocispec.Descriptor) error {
+// find returns the manifest that index.json names ref.
+func find(index *ocispec.Index, ref string) (ocispec.Descriptor, bool) {
+	for _, key := range []string{imageName, ocispec.AnnotationRefName} {
+		for _, m := range index.Manifests {
+			if m.Annotations[key] == ref {
+				return m, true
+			}
+		}
+	}
+	return ocispec.Descriptor{}, false
+}
+
+// tag makes index.json name the manifest ref, given that ref has the version
+// (see remotecache.Backend).
+func (b *Backend) tag(ctx context.Context, ref string, m ocispec.Descriptor, version string) error {
 	unlock, err := b.lock(ctx)
 	if err != nil {
 		return err
@@ -66,6 +79,15 @@ func (b *Backend) tag(ctx context.Context, ref string, m ocispec.Descriptor) err
 		index = &ocispec.Index{}
 	case err != nil:
 		return err
+	}
+	if version != "" {
+		now := remotecache.Absent
+		if at, ok := find(index, ref); ok {
+			now = at.Digest.String()
+		}
+		if now != version {
+			return remotecache.ErrConflict
+		}
 	}
 	if index.SchemaVersion == 0 {
 		index.Versioned = specs.Versioned{SchemaVersion: 2}

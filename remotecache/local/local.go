@@ -237,6 +237,7 @@ func (b *Backend) LoadIndex(ctx context.Context, ref string) (*remotecache.Index
 	if err != nil {
 		return nil, fmt.Errorf("load cache %q of %s: %w", ref, b.cfg.Dir, err)
 	}
+	idx.Version = desc.Digest.String()
 	return idx, nil
 }
 
@@ -252,12 +253,8 @@ func (b *Backend) resolve(ref string) (ocispec.Descriptor, error) {
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	for _, key := range []string{imageName, ocispec.AnnotationRefName} {
-		for _, m := range index.Manifests {
-			if m.Annotations[key] == ref {
-				return m, nil
-			}
-		}
+	if m, ok := find(index, ref); ok {
+		return m, nil
 	}
 	return ocispec.Descriptor{}, remotecache.ErrNotFound
 }
@@ -293,7 +290,7 @@ func (b *Backend) save(ctx context.Context, ref string, idx *remotecache.Index) 
 	if err := b.Put(ctx, enc.Manifest, strings.NewReader(string(enc.ManifestData))); err != nil {
 		return err
 	}
-	if err := b.tag(ctx, ref, enc.Manifest); err != nil {
+	if err := b.tag(ctx, ref, enc.Manifest, idx.Version); err != nil {
 		return err
 	}
 	b.mu.Lock()

@@ -71,8 +71,9 @@ func Encode(idx *remotecache.Index, f Form) (*Encoded, error) {
 		return nil, err
 	}
 	out.Config = describe(remotecache.MediaType, out.ConfigData)
-	layers := make([]ocispec.Descriptor, len(idx.Layers))
-	for i, l := range idx.Layers {
+	stored := idx.StoredLayers()
+	layers := make([]ocispec.Descriptor, len(stored))
+	for i, l := range stored {
 		if !l.Known() {
 			return nil, fmt.Errorf("layer %s: size or media type is not known", l.Digest)
 		}

@@ -174,7 +174,7 @@ func (b *Backend) LoadIndex(ctx context.Context, ref string) (*remotecache.Index
 	if err != nil {
 		return nil, err
 	}
-	_, data, err := b.cfg.Client.Resolve(ctx, at.String())
+	desc, data, err := b.cfg.Client.Resolve(ctx, at.String())
 	if err != nil {
 		return nil, fail(err)
 	}
@@ -192,7 +192,26 @@ func (b *Backend) LoadIndex(ctx context.Context, ref string) (*remotecache.Index
 			blobs = append(blobs, blob.Descriptor())
 		}
 	}
+	idx.Version = desc.Digest.String()
 	return idx, b.cfg.Client.Assume(b.repo.Name(), blobs...)
+}
+
+// unchanged returns ErrConflict unless a ref still has a version. A registry
+// has no conditional writes: this is as late as one can look.
+func (b *Backend) unchanged(ctx context.Context, at client.Ref, version string) error {
+	now := remotecache.Absent
+	desc, _, err := b.cfg.Client.Resolve(ctx, at.String())
+	switch {
+	case errors.Is(err, client.ErrNotFound):
+	case err != nil:
+		return fail(err)
+	default:
+		now = desc.Digest.String()
+	}
+	if now != version {
+		return fmt.Errorf("save cache %s: %w", at.Familiar(), remotecache.ErrConflict)
+	}
+	return nil
 }
 
 // SaveIndex implements remotecache.Backend.
@@ -214,6 +233,11 @@ func (b *Backend) SaveIndex(ctx context.Context, ref string, idx *remotecache.In
 	}
 	if err := c.PutBlob(ctx, b.repo.Name(), enc.Config, open, ""); err != nil {
 		return fail(err)
+	}
+	if idx.Version != "" {
+		if err := b.unchanged(ctx, at, idx.Version); err != nil {
+			return err
+		}
 	}
 	if err := c.PutManifest(ctx, at.String(), enc.Manifest, enc.ManifestData); err != nil {
 		if errors.Is(err, client.ErrBlobUnknown) {

@@ -60,6 +60,8 @@ func Run(t *testing.T, newStore func(t *testing.T) (dial func() remotecache.Back
 		{"IndexLarge", testIndexLarge},
 		{"IndexManySaversAndReaders", testIndexConcurrent},
 		{"IndexCancelled", testIndexCancelled},
+		{"IndexAttachments", testIndexAttachments},
+		{"IndexChangedIsErrConflict", testIndexConflict},
 		{"ExportAndImport", testExport},
 		{"ExportAgainPutsNothing", testExportAgain},
 		{"ExportWithoutLostBlobs", testExportLost},
