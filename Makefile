@@ -18,7 +18,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 TAGS := seccomp netgo osusergo static_build
 UNIT = $(shell go list ./... | grep -v '/mayfly/e2e$$')
 
-.PHONY: build setup setup-packages setup-buildkit setup-lint demo test unit race lint vet e2e bench differential ci clean
+.PHONY: build setup setup-packages setup-buildkit setup-services setup-lint demo test unit race lint vet e2e bench differential ci clean
 
 build: setup-packages
 	go build -trimpath -tags "$(TAGS)" -ldflags '-s -w -X main.version=$(VERSION) -extldflags "-static"' -o bin/mayfly ./cmd/mayfly
@@ -27,7 +27,7 @@ setup:
 	@hack/setup.sh
 
 # What the targets below need; each does nothing where it was done.
-setup-packages setup-buildkit setup-lint:
+setup-packages setup-buildkit setup-services setup-lint:
 	@hack/setup.sh $(@:setup-%=%)
 
 demo: build
@@ -35,14 +35,14 @@ demo: build
 
 test: unit e2e
 
-unit: setup-buildkit
+unit: setup-buildkit setup-services
 	@go test -tags seccomp $(UNIT)
 
 # -count=1: the test cache does not see that the binary under test is new.
-e2e: build setup-buildkit
+e2e: build setup-buildkit setup-services
 	go test -tags seccomp -count=1 -timeout 30m ./e2e
 
-race: setup-buildkit
+race: setup-buildkit setup-services
 	@go test -race -tags seccomp $(filter-out %/bench %/e2e/services,$(UNIT))
 
 vet: setup-packages

@@ -6,15 +6,17 @@
 #   hack/setup.sh             everything
 #   hack/setup.sh packages    Debian packages: enough to build mayfly and for the demo
 #   hack/setup.sh buildkit    and the real BuildKit, for tests and benchmarks
+#   hack/setup.sh services    and the services of cache backends: azurite
 #   hack/setup.sh lint        and golangci-lint
 set -euo pipefail
 part=${1:-all}
-case $part in all|packages|buildkit|lint) ;; *) echo "setup: unknown part $part" >&2; exit 2 ;; esac
+case $part in all|packages|buildkit|services|lint) ;; *) echo "setup: unknown part $part" >&2; exit 2 ;; esac
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 dev=${MAYFLY_DEV:-${XDG_CACHE_HOME:-$HOME/.cache}/mayfly-dev}
 bin=$dev/bin
 mkdir -p "$bin"
 say() { printf 'setup: %s\n' "$*" >&2; }
+wants() { [ "$part" = all ] || [ "$part" = "$1" ]; }
 
 packages=(
   libseccomp-dev pkg-config                   # mayfly's static build
@@ -25,6 +27,9 @@ packages=(
   apache2-utils                               # htpasswd, for registries that ask for one
   ca-certificates curl jq bzip2 xz-utils
 )
+if wants services && ! command -v npm >/dev/null; then
+  packages+=(nodejs npm)                      # for azurite: node 20 or newer
+fi
 missing=()
 for p in "${packages[@]}"; do
   [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
@@ -50,14 +55,33 @@ build() {
   mv "$bin/$name.tmp$$" "$bin/$name"
   echo "$stamp" >"$bin/.$name.stamp"
 }
-if [ "$part" != packages ] && [ "$part" != lint ]; then
+
+# npm_program NAME PROGRAM: a program of the npm packages whose versions
+# hack/NAME/package-lock.json pins; installed again when that file changes.
+npm_program() {
+  local name=$1 dir=$dev/$1 tmp=$dev/$1.tmp$$ stamp
+  stamp="$(sha256sum <"$here/$name/package-lock.json" | cut -c1-16) $(node --version)"
+  [ -x "$bin/$2" ] && [ "$(cat "$dir/.stamp" 2>/dev/null)" = "$stamp" ] && return
+  say "npm ci in hack/$name"
+  mkdir -p "$tmp"
+  cp "$here/$name"/package{,-lock}.json "$tmp"
+  (cd "$tmp" && npm ci --ignore-scripts --no-audit --no-fund </dev/null >"$dev/npm.log" 2>&1) || { rm -rf "$tmp"; tail -20 "$dev/npm.log" >&2; exit 1; }
+  echo "$stamp" >"$tmp/.stamp"
+  rm -rf "$dir"
+  mv "$tmp" "$dir"
+  ln -sfn "../$name/node_modules/.bin/$2" "$bin/$2"
+}
+if wants buildkit; then
   bk=github.com/moby/buildkit
   version=$(cd "$here/buildkit" && go list -mod=readonly -m -f '{{.Version}}' $bk)
   for c in buildkitd buildctl; do
     build "$here/buildkit" $bk/cmd/$c "-X $bk/version.Version=$version -X $bk/version.Package=$bk"
   done
 fi
-if [ "$part" = all ] || [ "$part" = lint ]; then
+if wants services; then
+  npm_program azurite azurite-blob
+fi
+if wants lint; then
   build "$here/tools" github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 fi
 say "$part: ready"
