@@ -49,12 +49,14 @@ type build struct {
 	solver *solver.Solver[*layer.State]
 	local  *buildcache.Local
 	remote []*buildcache.Remote
-	obs    *observer
-	eager  atomic.Pointer[eager] // nil until it is known what the image is
+
+	exports []*cacheExport
+	obs     *observer
+	eager   atomic.Pointer[eager] // nil until it is known what the image is
 
 	beside  sync.WaitGroup // imports under way
 	mu      sync.Mutex
-	imports []CacheOutcome
+	imports []*importing
 }
 
 // Build carries a request out. When it returns, nothing it started is left:
@@ -103,6 +105,9 @@ func (b *build) open(ctx context.Context) (err error) {
 	exec, err := b.req.NewExecutor(b.state.TmpDir())
 	if err != nil {
 		return err
+	}
+	for _, ex := range b.req.Exports {
+		b.exports = append(b.exports, newCacheExport(ex))
 	}
 	b.hashes = contenthash.OpenCache(b.state.Path("hashes"))
 	b.local, err = buildcache.NewLocal(b.state.Path("keys"), b.layers, b.warn)
@@ -216,7 +221,7 @@ func (b *build) run(ctx context.Context) (*Result, error) {
 		break
 	}
 	b.beside.Wait()
-	res.Caches = append(b.imports, res.Caches...)
+	res.Caches = append(b.importOutcomes(), res.Caches...)
 	res.Steps, res.Warnings = b.obs.result()
 	stats := b.req.Registry.Stats()
 	res.BytesIn, res.BytesOut = stats.BytesIn, stats.BytesOut

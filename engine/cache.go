@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -12,6 +15,7 @@ import (
 	"github.com/mayfly-build/mayfly/engine/exporter/image"
 	"github.com/mayfly-build/mayfly/engine/layer"
 	"github.com/mayfly-build/mayfly/engine/progress"
+	"github.com/mayfly-build/mayfly/internal/hint"
 	"github.com/mayfly-build/mayfly/remotecache"
 	"github.com/mayfly-build/mayfly/remotecache/inline"
 )
@@ -19,6 +23,38 @@ import (
 // importTimeout is how long a build waits for the index of a cache, which is
 // some kilobytes.
 const importTimeout = 30 * time.Second
+
+// An importing is what is known of one import.
+type importing struct {
+	out    CacheOutcome
+	origin *metered // nil when nothing was loaded
+}
+
+// A metered origin counts what is read from it.
+type metered struct {
+	layer.Origin
+	blobs, bytes atomic.Int64
+}
+
+func (m *metered) Open(ctx context.Context, desc ocispec.Descriptor, off int64) (io.ReadCloser, error) {
+	r, err := m.Origin.Open(ctx, desc, off)
+	if err != nil {
+		return nil, err
+	}
+	m.blobs.Add(1)
+	return &meteredReader{r, &m.bytes}, nil
+}
+
+type meteredReader struct {
+	io.ReadCloser
+	bytes *atomic.Int64
+}
+
+func (r *meteredReader) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	r.bytes.Add(int64(n))
+	return n, err
+}
 
 // importCache starts to load a cache. What goes wrong is a warning: the build
 // then runs without the cache.
@@ -34,28 +70,66 @@ func (b *build) importCache(ctx context.Context, im Import) *buildcache.Remote {
 		if err != nil && lctx.Err() != nil {
 			err = context.Cause(lctx)
 		}
+		got := &importing{out: CacheOutcome{Name: im.Name, Outcome: "ok"}}
 		if err != nil {
 			_ = r.Loaded(nil, nil) // nothing cannot be wrong
 		} else {
-			err = r.Loaded(indexes, origin)
+			got.origin = &metered{Origin: origin}
+			err = r.Loaded(indexes, got.origin)
 		}
-		out := CacheOutcome{Name: im.Name, Outcome: "ok", Seconds: time.Since(began).Seconds()}
+		got.out.Seconds = time.Since(began).Seconds()
 		switch {
 		case errors.Is(err, remotecache.ErrNotFound):
-			out.Outcome, out.Reason = "skipped", "cold cache: nothing was exported there yet"
-			fmt.Fprintln(step.Log(2), out.Reason)
+			got.out.Outcome, got.out.Reason = "skipped", "cold cache: nothing was exported there yet"
+			fmt.Fprintln(step.Log(2), got.out.Reason)
 			err = nil
 		case err != nil && ctx.Err() == nil:
-			out.Outcome, out.Reason = "failed", err.Error()
+			got.out.Outcome, got.out.Reason = "failed", err.Error()
 			b.warn(fmt.Errorf("cache import %s: %w; building without it", im.Name, err))
 			err = nil
 		}
 		b.mu.Lock()
-		b.imports = append(b.imports, out)
+		b.imports = append(b.imports, got)
 		b.mu.Unlock()
 		step.End(err)
 	})
 	return r
+}
+
+// importOutcomes says what became of the imports, once nothing is read any more.
+func (b *build) importOutcomes() (out []CacheOutcome) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, im := range b.imports {
+		if o := im.origin; o != nil {
+			im.out.Blobs, im.out.Bytes = int(o.blobs.Load()), o.bytes.Load()
+		}
+		out = append(out, im.out)
+	}
+	return out
+}
+
+// A cacheExport is a cache being written: its blobs from the first step that
+// ran, its index at the end.
+type cacheExport struct {
+	Export
+	x    *remotecache.Exporter
+	step atomic.Pointer[progress.Vertex] // nil before the end of the build
+}
+
+func newCacheExport(ex Export) *cacheExport {
+	c := &cacheExport{Export: ex}
+	c.x = remotecache.NewExporter(ex.Backend, remotecache.ExportOptions{Merge: ex.Merge, Watch: c.watch})
+	return c
+}
+
+func (c *cacheExport) watch(blob ocispec.Descriptor) func(error) {
+	step := c.step.Load()
+	if step == nil {
+		return func(error) {}
+	}
+	part := step.Start("writing layer "+blob.Digest.String(), blob.Size)
+	return func(error) { part.Done() }
 }
 
 // A cacheExports waits for the exports that run beside a build's outputs.
@@ -73,25 +147,24 @@ const exportTimeout = 10 * time.Minute
 // it stops them first.
 func (b *build) startCacheExports(ctx context.Context, t *target, s *layer.State) func(error) *cacheExports {
 	ctx, cancel := context.WithCancel(ctx)
-	out := &cacheExports{outcomes: make([]CacheOutcome, len(b.req.Exports)), errs: make([]error, len(b.req.Exports))}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for i, ex := range b.req.Exports {
-			out.outcomes[i], out.errs[i] = b.exportCache(ctx, t, ex)
+	out := &cacheExports{outcomes: make([]CacheOutcome, len(b.exports)), errs: make([]error, len(b.exports))}
+	var work sync.WaitGroup
+	for i, ex := range b.exports {
+		work.Go(func() { out.outcomes[i], out.errs[i] = b.exportCache(ctx, t, ex) })
+	}
+	return func(err error) *cacheExports {
+		if err != nil {
+			cancel()
+		}
+		work.Wait()
+		cancel()
+		for _, ex := range b.exports {
 			if ex.Manifest != nil {
 				if desc, ok := ex.Manifest(); ok {
 					out.manifest = &desc
 				}
 			}
 		}
-	}()
-	return func(err error) *cacheExports {
-		if err != nil {
-			cancel()
-		}
-		<-done
-		cancel()
 		return out
 	}
 }
@@ -108,9 +181,10 @@ func (c *cacheExports) into(res *Result) error {
 
 // exportCache writes one cache in its own domain: whatever goes wrong is an
 // outcome. The error is that of an export that may fail the build.
-func (b *build) exportCache(ctx context.Context, t *target, ex Export) (CacheOutcome, error) {
+func (b *build) exportCache(ctx context.Context, t *target, ex *cacheExport) (CacheOutcome, error) {
 	step := b.req.Progress.Step("exporting cache to " + ex.Name)
 	step.Begin()
+	ex.step.Store(step)
 	began := time.Now()
 	timeout := ex.Timeout
 	if timeout == 0 {
@@ -123,7 +197,7 @@ func (b *build) exportCache(ctx context.Context, t *target, ex Export) (CacheOut
 		err = context.Cause(ctx)
 	}
 	out := CacheOutcome{
-		Name: ex.Name, Export: true, Outcome: string(got.State), Blobs: got.Blobs, Bytes: got.Bytes,
+		Name: ex.Name, Export: true, Outcome: string(got.State), Blobs: got.Blobs, Bytes: got.Bytes, Carried: got.Carried,
 		Seconds: time.Since(began).Seconds(),
 	}
 	if out.Outcome == "" {
@@ -143,11 +217,17 @@ func (b *build) exportCache(ctx context.Context, t *target, ex Export) (CacheOut
 		return out, fmt.Errorf("cache export %s: %w", ex.Name, err)
 	}
 	fmt.Fprintf(step.Log(2), "warning: %s: %s\n", out.Outcome, out.Reason)
+	if h := hint.Of(err); h != "" {
+		fmt.Fprintf(step.Log(2), "hint: %s\n", h)
+	}
 	step.End(nil)
 	return out, nil
 }
 
-func (b *build) writeCache(ctx context.Context, t *target, ex Export) (remotecache.Outcome, error) {
+func (b *build) writeCache(ctx context.Context, t *target, ex *cacheExport) (remotecache.Outcome, error) {
+	if ex.Denied != nil {
+		return remotecache.Outcome{State: remotecache.Skipped}, ex.Denied
+	}
 	if t.ref == nil || t.ref.IsEmpty() {
 		return remotecache.Outcome{}, remotecache.ErrEmpty
 	}
@@ -159,19 +239,12 @@ func (b *build) writeCache(ctx context.Context, t *target, ex Export) (remotecac
 	if err != nil {
 		return remotecache.Outcome{}, err
 	}
-	open := func(ctx context.Context, desc ocispec.Descriptor) (remotecache.BlobReader, error) {
+	return ex.x.Export(ctx, ex.Ref, idx, func(ctx context.Context, desc ocispec.Descriptor) (remotecache.BlobReader, error) {
 		src, ok := sources[desc.Digest]
 		if !ok {
-			return nil, fmt.Errorf("blob %s is of no layer of this build", desc.Digest)
+			return nil, fmt.Errorf("blob %s is of no layer of this build: %w", desc.Digest, remotecache.ErrNotFound)
 		}
 		return src.Layer.OpenAt(ctx, src.Blob)
-	}
-	vtx := progress.From(ctx)
-	return remotecache.Export(ctx, ex.Backend, ex.Ref, idx, open, remotecache.ExportOptions{
-		Watch: func(blob ocispec.Descriptor) func(error) {
-			part := vtx.Start("writing layer "+blob.Digest.String(), blob.Size)
-			return func(error) { part.Done() }
-		},
 	})
 }
 
@@ -190,7 +263,7 @@ func (b *build) inlineCache(ctx context.Context, t *target, layers []image.Layer
 		out.Outcome, out.Reason = "skipped", "no step left a layer of the image"
 	}
 	b.mu.Lock()
-	b.imports = append(b.imports, out)
+	b.imports = append(b.imports, &importing{out: out})
 	b.mu.Unlock()
 	return dt
 }

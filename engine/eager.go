@@ -6,10 +6,12 @@ import (
 
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/mayfly-build/mayfly/engine/layer"
 	"github.com/mayfly-build/mayfly/engine/llb"
+	"github.com/mayfly-build/mayfly/remotecache"
 )
 
 // An eager sends layers on their way as soon as the step that made them is
@@ -19,8 +21,10 @@ import (
 type eager struct {
 	b       *build
 	inImage map[digest.Digest]bool
-	start   func(work func(context.Context)) // beside the steps
-	wait    func()                           // for what was started
+
+	// start compresses one layer after another, and sends each once it is.
+	start func(compress func(context.Context) (send func(context.Context)))
+	wait  func() // for what was started
 }
 
 // eagerLayers is how many layers are compressed beside the steps at once.
@@ -31,11 +35,15 @@ func (b *build) startEager(ctx context.Context, t *target) *eager {
 	slots := semaphore.NewWeighted(eagerLayers)
 	var work sync.WaitGroup
 	e := &eager{b: b, inImage: map[digest.Digest]bool{}, wait: work.Wait}
-	e.start = func(f func(context.Context)) {
+	e.start = func(compress func(context.Context) func(context.Context)) {
 		work.Go(func() {
-			if slots.Acquire(ctx, 1) == nil {
-				defer slots.Release(1)
-				f(ctx)
+			if slots.Acquire(ctx, 1) != nil {
+				return
+			}
+			send := compress(ctx)
+			slots.Release(1)
+			if send != nil {
+				send(ctx)
 			}
 		})
 	}
@@ -75,31 +83,33 @@ func (e *eager) made(v *llb.Vertex, states []*layer.State) {
 	if len(v.Inputs) == 0 || len(states) == 0 || states[0] == nil {
 		return
 	}
+	s := states[0]
 	for _, o := range e.b.req.Outputs {
 		if e.inImage[v.Digest] && o.Kind == OutputImage && o.Push && !o.RewriteTimestamp {
-			e.start(func(ctx context.Context) {
-				if blob, err := states[0].Blob(ctx, o.Compression, o.ForceCompression); err == nil {
-					_ = e.b.pushBlob(ctx, o.Names, placed{blob, states[0]})
+			e.start(func(ctx context.Context) func(context.Context) {
+				blob, err := s.Blob(ctx, o.Compression, o.ForceCompression)
+				if err != nil {
+					return nil
 				}
+				return func(ctx context.Context) { _ = e.b.pushBlob(ctx, o.Names, placed{blob, s}) }
 			})
 		}
 	}
-	for _, ex := range e.b.req.Exports {
-		if ex.Max || e.inImage[v.Digest] {
-			e.start(func(ctx context.Context) { e.cache(ctx, ex, states[0]) })
+	for _, ex := range e.b.exports {
+		if ex.Denied == nil && (ex.Max || e.inImage[v.Digest]) {
+			e.start(func(ctx context.Context) func(context.Context) { return e.cache(ctx, ex, s) })
 		}
 	}
 }
 
-func (e *eager) cache(ctx context.Context, ex Export, s *layer.State) {
+func (e *eager) cache(ctx context.Context, ex *cacheExport, s *layer.State) (send func(context.Context)) {
 	blob, err := s.Blob(ctx, ex.Compression, ex.ForceCompression)
 	if err != nil {
-		return
+		return nil
 	}
-	r, err := s.OpenAt(ctx, blob)
-	if err != nil {
-		return
+	return func(ctx context.Context) {
+		_ = ex.x.Put(ctx, blob.Desc, func(ctx context.Context, _ ocispec.Descriptor) (remotecache.BlobReader, error) {
+			return s.OpenAt(ctx, blob)
+		})
 	}
-	defer r.Close()
-	_ = ex.Backend.Put(ctx, blob.Desc, r)
 }

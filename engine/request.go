@@ -105,6 +105,14 @@ type Export struct {
 	FailBuild        bool          // the user asked that a failed export fails the build
 	Timeout          time.Duration // 0 means 10 minutes
 
+	// Merge, unless nil, keeps what other jobs saved under Ref, within the
+	// limits; otherwise the index is replaced.
+	Merge *remotecache.Limits
+
+	// Denied, unless nil, is why the cache may not be written: nothing is sent,
+	// and the outcome is skipped with this reason.
+	Denied error
+
 	// Manifest describes what was saved, for the metadata file; nil when the
 	// backend has no manifest.
 	Manifest func() (ocispec.Descriptor, bool)
@@ -132,7 +140,8 @@ type CacheOutcome struct {
 	Export  bool   // otherwise an import
 	Outcome string // ok, partial, skipped or failed
 	Reason  string // why, unless ok
-	Blobs   int    // sent, by an export
-	Bytes   int64
+	Blobs   int    // sent by an export; read from an import
+	Bytes   int64  // of them, as stored
+	Carried int    // records of other jobs that an export kept
 	Seconds float64
 }

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -26,9 +28,13 @@ type BlobReader interface {
 	io.Closer
 }
 
-// ExportOptions say how Export works. The zero value is ready for use.
+// ExportOptions say how an Exporter works. The zero value is ready for use.
 type ExportOptions struct {
 	Uploads int // blobs in flight; 0 means 4
+
+	// Merge, unless nil, makes Export keep what other jobs saved under the ref,
+	// within the limits. Otherwise the Index replaces theirs.
+	Merge *Limits
 
 	// Watch, unless nil, is called when a blob is about to be put; what it
 	// returns is called when that is over.
@@ -52,25 +58,75 @@ type Outcome struct {
 	Bytes    int64 // of them, as stored
 	Existing int   // blobs that were there
 	Lost     int   // blobs that could not be put
+	Carried  int   // records of other jobs that were kept
 }
 
 // ErrEmpty says that an Index has no layers, and so nothing to store.
 var ErrEmpty = errors.New("no layers to store")
 
-// hopeless is how many blobs in a row may fail before the others are not
-// tried any more: each has been tried as often as its backend likes.
-const hopeless = 4
+const (
+	// hopeless is how many blobs in a row may fail before the others are not
+	// tried any more: each has been tried as often as its backend likes.
+	hopeless = 4
+
+	// saves is how often an Index is merged and saved anew because another job
+	// saved one meanwhile: as many as a large matrix may have jobs.
+	saves = 50
+)
+
+// An Exporter brings blobs to a backend, each once, and at last an Index that
+// names them. Put may be called from several goroutines at once, before and
+// while Export runs.
+type Exporter struct {
+	b     Backend
+	opts  ExportOptions
+	slots chan struct{}
+
+	mu    sync.Mutex // guards the fields below
+	out   Outcome
+	puts  map[digest.Digest]*putting
+	lost  map[digest.Digest]bool
+	why   []error // the first few
+	inRow int     // failures without a success between them
+	shut  error   // that the cache is read-only, once that is known
+}
+
+// A putting is a blob on its way, or there.
+type putting struct {
+	done chan struct{}
+	err  error
+}
+
+// NewExporter returns an Exporter to b.
+func NewExporter(b Backend, opts ExportOptions) *Exporter {
+	if opts.Uploads <= 0 {
+		opts.Uploads = 4
+	}
+	return &Exporter{
+		b: b, opts: opts, slots: make(chan struct{}, opts.Uploads),
+		puts: map[digest.Digest]*putting{}, lost: map[digest.Digest]bool{},
+	}
+}
+
+// Export brings blobs and an Index to b; see Exporter.Export.
+func Export(ctx context.Context, b Backend, ref string, idx *Index, blobs Source, opts ExportOptions) (Outcome, error) {
+	return NewExporter(b, opts).Export(ctx, ref, idx, blobs)
+}
+
+// Put stores a blob that the Index will need, ahead of it. What goes wrong is
+// met again by Export, which tries once more.
+func (x *Exporter) Put(ctx context.Context, blob ocispec.Descriptor, blobs Source) error {
+	return x.put(ctx, blob, blobs)
+}
 
 // Export stores the blobs that b lacks, several at a time, and then idx under
-// ref. A blob that cannot be stored costs the results that need it, not the
-// others. The error says why unless the State is OK; with Partial and Skipped
-// it is a warning.
-func Export(ctx context.Context, b Backend, ref string, idx *Index, blobs Source, opts ExportOptions) (Outcome, error) {
-	x := &exporting{b: b, blobs: blobs, opts: opts, lost: map[digest.Digest]bool{}}
-	if x.opts.Uploads <= 0 {
-		x.opts.Uploads = 4
-	}
-	err := x.run(ctx, ref, idx)
+// ref, merged with the Index that is there if the options say so. A blob that
+// cannot be stored costs the results that need it, not the others. The error
+// says why unless the State is OK; with Partial and Skipped it is a warning.
+func (x *Exporter) Export(ctx context.Context, ref string, idx *Index, blobs Source) (Outcome, error) {
+	err := x.run(ctx, ref, idx, blobs)
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	switch {
 	case errors.Is(err, ErrEmpty), errors.Is(err, ErrReadOnly):
 		x.out.State = Skipped
@@ -86,66 +142,151 @@ func Export(ctx context.Context, b Backend, ref string, idx *Index, blobs Source
 	return x.out, err
 }
 
-type exporting struct {
-	b     Backend
-	blobs Source
-	opts  ExportOptions
-
-	mu    sync.Mutex // guards the fields below
-	out   Outcome
-	lost  map[digest.Digest]bool
-	why   []error // the first few
-	inRow int     // failures without a success between them
-}
-
-func (x *exporting) run(ctx context.Context, ref string, idx *Index) error {
+func (x *Exporter) run(ctx context.Context, ref string, idx *Index, blobs Source) error {
 	if err := idx.Validate(); err != nil {
 		return err
 	}
 	if len(idx.Layers) == 0 {
 		return ErrEmpty
 	}
-	// The second time is for blobs that were there but have been evicted, or
-	// that a backend believed to be there because an index named them.
+	var old *Index
+	var oldErr error
+	var loading sync.WaitGroup
+	if x.opts.Merge != nil { // beside the blobs: it is a round trip or two
+		loading.Go(func() { old, oldErr = x.load(ctx, ref) })
+	}
+	err := x.putMissing(ctx, idx, blobs)
+	loading.Wait()
+	if err = errors.Join(err, oldErr); err != nil {
+		return err
+	}
+	evicted := false
 	for n := 1; ; n++ {
-		if err := x.putMissing(ctx, idx); err != nil {
-			return err
-		}
 		save := idx.Without(x.lost)
 		if len(save.Layers) == 0 {
 			return fmt.Errorf("no blob could be stored: %w", errors.Join(x.why...))
 		}
+		if x.opts.Merge != nil {
+			if save, err = x.merge(old, save); err != nil {
+				return err
+			}
+		}
 		err := x.b.SaveIndex(ctx, ref, save)
-		if !errors.Is(err, ErrNotFound) || n == 2 {
+		switch {
+		case errors.Is(err, ErrConflict) && n < saves:
+			// Jobs that met here do not come back together.
+			if err := sleep(ctx, time.Duration(rand.Int64N(int64(min(n, 10))*int64(50*time.Millisecond)))); err != nil {
+				return err
+			}
+			if old, err = x.load(ctx, ref); err != nil {
+				return err
+			}
+		case errors.Is(err, ErrNotFound) && !evicted:
+			// Blobs were there but have been evicted, or were believed to be
+			// there because an index named them.
+			evicted = true
+			x.forget()
+			if err := x.putMissing(ctx, save, blobs); err != nil {
+				return err
+			}
+			if old != nil {
+				old = old.Without(x.lost)
+			}
+		default:
 			return err
 		}
 	}
 }
 
-func (x *exporting) putMissing(ctx context.Context, idx *Index) error {
-	var all []ocispec.Descriptor
+// load returns the Index that others saved, one without records when there is
+// none or none that can be used.
+func (x *Exporter) load(ctx context.Context, ref string) (*Index, error) {
+	idx, err := x.b.LoadIndex(ctx, ref)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return &Index{Version: Absent}, nil
+	case errors.Is(err, ErrCorrupt), errors.Is(err, ErrUntrusted):
+		return &Index{}, nil // it is replaced, whatever it is
+	}
+	return idx, err
+}
+
+func (x *Exporter) merge(old, idx *Index) (*Index, error) {
+	out, err := Merge(old, idx, *x.opts.Merge)
+	if err != nil {
+		return nil, err
+	}
+	x.mu.Lock()
+	x.out.Carried = len(out.Records) - len(idx.Records)
+	x.mu.Unlock()
+	out.Attachments, out.Version = slices.Clone(idx.Attachments), old.Version
+	return out, nil
+}
+
+// forget makes every blob be looked for and put again.
+func (x *Exporter) forget() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	clear(x.puts)
+	x.out.Existing = 0
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// putMissing stores the blobs of idx that b lacks and that no Put is about.
+func (x *Exporter) putMissing(ctx context.Context, idx *Index, blobs Source) error {
+	var ask, ahead []ocispec.Descriptor
+	x.mu.Lock()
 	for _, blob := range idx.Blobs() {
-		if !x.lost[blob.Digest] {
-			all = append(all, blob.Descriptor())
+		switch {
+		case x.lost[blob.Digest]:
+		case x.puts[blob.Digest] != nil:
+			ahead = append(ahead, blob.Descriptor())
+		default:
+			ask = append(ask, blob.Descriptor())
 		}
 	}
-	missing, err := x.b.Missing(ctx, all)
+	x.mu.Unlock()
+	missing, err := x.missing(ctx, ask)
 	if err != nil {
-		return fmt.Errorf("look for blobs: %w", err)
+		return err
 	}
-	x.out.Existing = len(all) - len(missing) - x.out.Blobs
+	x.mu.Lock()
+	x.out.Existing += len(ask) - len(missing)
+	x.mu.Unlock()
 	// The largest first, so that none of them is left over at the end.
 	slices.SortStableFunc(missing, func(a, b ocispec.Descriptor) int { return cmp.Compare(b.Size, a.Size) })
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(x.opts.Uploads)
-	for _, blob := range missing {
-		g.Go(func() error { return x.put(ctx, blob) })
+	g.SetLimit(x.opts.Uploads + len(ahead)) // those ahead only wait
+	for _, blob := range append(ahead, missing...) {
+		g.Go(func() error { return x.finally(ctx, blob, blobs) })
 	}
 	return g.Wait()
 }
 
-// put stores a blob. The error is one that ends the export.
-func (x *exporting) put(ctx context.Context, blob ocispec.Descriptor) error {
+func (x *Exporter) missing(ctx context.Context, blobs []ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	if len(blobs) == 0 {
+		return nil, nil
+	}
+	missing, err := x.b.Missing(ctx, blobs)
+	if err != nil {
+		return nil, fmt.Errorf("look for blobs: %w", err)
+	}
+	return missing, nil
+}
+
+// finally stores a blob or gives it up as lost. The error is one that ends
+// the export.
+func (x *Exporter) finally(ctx context.Context, blob ocispec.Descriptor, blobs Source) error {
 	x.mu.Lock()
 	give := x.inRow >= hopeless
 	if give {
@@ -155,41 +296,95 @@ func (x *exporting) put(ctx context.Context, blob ocispec.Descriptor) error {
 	if give {
 		return nil
 	}
-	if err := ctx.Err(); err != nil {
+	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	done := func(error) {}
-	if x.opts.Watch != nil {
-		done = x.opts.Watch(blob)
-	}
-	src := &lazyReader{ctx: ctx, blob: blob, open: x.blobs}
-	err := x.b.Put(ctx, blob, src)
-	if cerr := src.close(); err != nil { // otherwise all was read that was needed
-		err = errors.Join(err, cerr)
-	}
-	gone := src.err != nil && errors.Is(src.err, ErrNotFound)
-	done(err)
-	x.mu.Lock()
-	defer x.mu.Unlock()
+	err := x.put(ctx, blob, blobs)
 	switch {
 	case err == nil:
-		x.out.Blobs++
-		x.out.Bytes += blob.Size
-		x.inRow = 0
 		return nil
 	case errors.Is(err, ErrReadOnly):
 		return err
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	x.lost[blob.Digest] = true
-	if !gone {
+	if !errors.Is(err, errSource) {
 		x.inRow++
 	}
 	if len(x.why) < hopeless {
 		x.why = append(x.why, fmt.Errorf("put blob %s: %w", blob.Digest, err))
 	}
 	return nil
+}
+
+// errSource marks the error of a blob that its source no longer has: that
+// says nothing of the backend.
+var errSource = errors.New("the blob is lost")
+
+// put stores a blob, or waits for whoever stores it already; after that one
+// failed it tries again.
+func (x *Exporter) put(ctx context.Context, blob ocispec.Descriptor, blobs Source) error {
+	x.mu.Lock()
+	if x.shut != nil {
+		defer x.mu.Unlock()
+		return x.shut
+	}
+	p, shared := x.puts[blob.Digest]
+	if !shared {
+		p = &putting{done: make(chan struct{})}
+		x.puts[blob.Digest] = p
+	}
+	x.mu.Unlock()
+	if shared {
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if p.err == nil {
+			return nil
+		}
+		return x.put(ctx, blob, blobs)
+	}
+	p.err = x.send(ctx, blob, blobs)
+	x.mu.Lock()
+	if p.err == nil {
+		x.out.Blobs++
+		x.out.Bytes += blob.Size
+		x.inRow = 0
+	} else {
+		delete(x.puts, blob.Digest)
+		if errors.Is(p.err, ErrReadOnly) {
+			x.shut = p.err
+		}
+	}
+	x.mu.Unlock()
+	close(p.done)
+	return p.err
+}
+
+func (x *Exporter) send(ctx context.Context, blob ocispec.Descriptor, blobs Source) error {
+	if err := enter(ctx, x.slots); err != nil {
+		return err
+	}
+	defer func() { <-x.slots }()
+	done := func(error) {}
+	if x.opts.Watch != nil {
+		done = x.opts.Watch(blob)
+	}
+	src := &lazyReader{ctx: ctx, blob: blob, open: blobs}
+	err := x.b.Put(ctx, blob, src)
+	if cerr := src.close(); err != nil { // otherwise all was read that was needed
+		err = errors.Join(err, cerr)
+	}
+	if src.err != nil && errors.Is(src.err, ErrNotFound) {
+		err = fmt.Errorf("%w: %w", errSource, err)
+	}
+	done(err)
+	return err
 }
 
 // lazyReader opens a blob when it is first read: a backend that has another
@@ -218,72 +413,4 @@ func (l *lazyReader) close() error {
 		return nil
 	}
 	return l.r.Close()
-}
-
-// Without returns idx without the results that need one of the blobs.
-func (idx *Index) Without(blobs map[digest.Digest]bool) *Index {
-	out := idx.Clone()
-	if len(blobs) == 0 {
-		return out
-	}
-	out.Attachments = slices.DeleteFunc(out.Attachments, func(b Blob) bool { return blobs[b.Digest] })
-	at := idx.positionsWithout(blobs)
-	out.Layers = out.Layers[:0]
-	for i, l := range idx.Clone().Layers {
-		if at[i] < 0 {
-			continue
-		}
-		if l.Parent != NoParent {
-			l.Parent = at[l.Parent]
-		}
-		out.Layers = append(out.Layers, l)
-	}
-	for i := range out.Records {
-		r := &out.Records[i]
-		r.Results = slices.DeleteFunc(r.Results, func(res Result) bool { return at[res.Layer] < 0 })
-		for j := range r.Results {
-			r.Results[j].Layer = at[r.Results[j].Layer]
-		}
-		r.Chains = slices.DeleteFunc(r.Chains, func(c Chain) bool {
-			return slices.ContainsFunc(c.Layers, func(l int) bool { return at[l] < 0 })
-		})
-		for _, c := range r.Chains {
-			for j := range c.Layers {
-				c.Layers[j] = at[c.Layers[j]]
-			}
-		}
-	}
-	return out
-}
-
-// positionsWithout returns where each layer goes once the layers with the
-// blobs, and those on top of them, are gone; -1 for those.
-func (idx *Index) positionsWithout(blobs map[digest.Digest]bool) []int {
-	const unseen, gone, stays = 0, 1, 2
-	state := make([]byte, len(idx.Layers))
-	var path []int
-	for i := range idx.Layers {
-		path = path[:0]
-		at := i
-		for ; at != NoParent && state[at] == unseen; at = idx.Layers[at].Parent {
-			path = append(path, at)
-		}
-		below := at == NoParent || state[at] == stays
-		for _, l := range slices.Backward(path) {
-			below = below && !blobs[idx.Layers[l].Digest]
-			state[l] = gone
-			if below {
-				state[l] = stays
-			}
-		}
-	}
-	pos, n := make([]int, len(state)), 0
-	for i, s := range state {
-		pos[i] = -1
-		if s == stays {
-			pos[i] = n
-			n++
-		}
-	}
-	return pos
 }

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // Limits bound what Merge keeps of the old Index.
@@ -12,6 +14,13 @@ type Limits struct {
 	Now        time.Time     // what ages are measured from
 	MaxAge     time.Duration // results older than this are dropped; 0 means any age
 	MaxRecords int           // records in all, those of the new Index counted first; 0 means any number
+	MaxBytes   int64         // of all blobs, as stored, those of the new Index counted first; 0 means any number
+
+	// Touch, unless 0, makes results of the new Index that are older than this
+	// as old as Now: their age is then how long ago they were last used, and
+	// MaxAge keeps what is in use. An Index that is saved often changes only
+	// once in this time.
+	Touch time.Duration
 }
 
 // Merge returns an Index with all records of new and, within the limits, the
@@ -38,14 +47,25 @@ func Merge(old, new *Index, limits Limits) (*Index, error) {
 	}
 	pick := func(n *Node) (result, bool) {
 		r, ok := newest(n)
-		young := limits.MaxAge <= 0 || limits.Now.Sub(r.createdAt) <= limits.MaxAge
-		return r, ok && (young || fresh[n])
+		age := limits.Now.Sub(r.createdAt)
+		if fresh[n] && limits.Touch > 0 && age > limits.Touch {
+			r.createdAt = limits.Now
+		}
+		return r, ok && (limits.MaxAge <= 0 || age <= limits.MaxAge || fresh[n])
+	}
+	size := sizes{pick: pick, seen: map[digest.Digest]bool{}}
+	for n := range keep {
+		size.add([]*Node{n})
 	}
 	for _, n := range candidates(used, keep, pick) {
 		need := n.closure(keep)
 		if limits.MaxRecords > 0 && len(keep)+len(need) > limits.MaxRecords {
 			continue
 		}
+		if limits.MaxBytes > 0 && size.total+size.more(need) > limits.MaxBytes {
+			continue
+		}
+		size.add(need)
 		for _, n := range need {
 			keep[n] = true
 		}
@@ -57,6 +77,38 @@ func Merge(old, new *Index, limits Limits) (*Index, error) {
 		}
 	}
 	return b.assemble(kept, pick), nil
+}
+
+// sizes counts the blobs of results, each once.
+type sizes struct {
+	pick  func(*Node) (result, bool)
+	seen  map[digest.Digest]bool
+	total int64
+}
+
+func (s *sizes) add(nodes []*Node) {
+	s.total += s.walk(nodes, s.seen)
+}
+
+// more is by how much the total would grow.
+func (s *sizes) more(nodes []*Node) int64 {
+	return s.walk(nodes, map[digest.Digest]bool{})
+}
+
+func (s *sizes) walk(nodes []*Node, seen map[digest.Digest]bool) (n int64) {
+	for _, node := range nodes {
+		r, ok := s.pick(node)
+		if !ok {
+			continue
+		}
+		for c := r.top; c != nil; c = c.below {
+			if d := c.blob.Digest; !seen[d] && !s.seen[d] {
+				seen[d] = true
+				n += c.blob.Size
+			}
+		}
+	}
+	return n
 }
 
 // candidates returns the Nodes with a result, newest first.

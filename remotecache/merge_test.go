@@ -70,6 +70,10 @@ func TestMerge(t *testing.T) {
 		{"count", old, steps([]string{"root", "x"}, 3600), remotecache.Limits{Now: now, MaxRecords: 5}, []string{"base", "a*", "b*", "x*", "root"}, 3},
 		{"count, all fit", old, steps([]string{"root", "x"}, 3600), remotecache.Limits{Now: now, MaxRecords: 6}, []string{"base", "a*", "b*", "c*", "x*", "root"}, 4},
 		{"count, new alone is more", old, steps([]string{"root", "x", "y"}, 1, 1), remotecache.Limits{Now: now, MaxRecords: 2}, []string{"x*", "y*", "root"}, 2},
+		{"bytes", old, steps([]string{"root", "x"}, 3600), remotecache.Limits{Now: now, MaxBytes: 3}, []string{"base", "a*", "b*", "x*", "root"}, 3},
+		{"bytes, new alone is more", old, steps([]string{"root", "x"}, 3600), remotecache.Limits{Now: now, MaxBytes: 1}, []string{"x*", "root"}, 1},
+		// b is used by the new build: its age is that of its use.
+		{"touched", steps([]string{"base", "a", "b"}, 10, 20), steps([]string{"base", "a", "b"}, 10, 20), remotecache.Limits{Now: now, MaxAge: time.Minute, Touch: 30 * time.Second}, []string{"base", "a*", "b*"}, 2},
 		{"count, shared is free", old, steps([]string{"base", "a", "x"}, 1, 1), remotecache.Limits{Now: now, MaxRecords: 4}, []string{"base", "a*", "b*", "x*"}, 3},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

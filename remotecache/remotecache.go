@@ -34,6 +34,10 @@ var (
 	// do not match their digest, an index that is none.
 	ErrCorrupt = errors.New("corrupt")
 
+	// ErrUntrusted says that an Index is not signed by whom its reader trusts:
+	// it is not used.
+	ErrUntrusted = errors.New("the cache index is not trusted")
+
 	// ErrConflict says that an Index was not saved because another job saved
 	// one since the Index it was made from was loaded: load, merge, save again.
 	ErrConflict = errors.New("the cache index has changed")
