@@ -61,6 +61,32 @@ func find(index *ocispec.Index, ref string) (ocispec.Descriptor, bool) {
 // tag makes index.json name the manifest ref, given that ref has the version
 // (see remotecache.Backend).
 func (b *Backend) tag(ctx context.Context, ref string, m ocispec.Descriptor, version string) error {
+	return b.change(ctx, func(index *ocispec.Index) error {
+		if version != "" {
+			now := remotecache.Absent
+			if at, ok := find(index, ref); ok {
+				now = at.Digest.String()
+			}
+			if now != version {
+				return remotecache.ErrConflict
+			}
+		}
+		remove(index, ref)
+		m.Annotations = map[string]string{ocispec.AnnotationRefName: ref}
+		index.Manifests = append(index.Manifests, m)
+		return nil
+	})
+}
+
+// remove makes index.json forget a ref.
+func remove(index *ocispec.Index, ref string) {
+	index.Manifests = slices.DeleteFunc(index.Manifests, func(d ocispec.Descriptor) bool {
+		return d.Annotations[ocispec.AnnotationRefName] == ref && d.Annotations[imageName] == ""
+	})
+}
+
+// change writes index.json anew under its lock, with what edit makes of it.
+func (b *Backend) change(ctx context.Context, edit func(*ocispec.Index) error) error {
 	unlock, err := b.lock(ctx)
 	if err != nil {
 		return err
@@ -80,26 +106,15 @@ func (b *Backend) tag(ctx context.Context, ref string, m ocispec.Descriptor, ver
 	case err != nil:
 		return err
 	}
-	if version != "" {
-		now := remotecache.Absent
-		if at, ok := find(index, ref); ok {
-			now = at.Digest.String()
-		}
-		if now != version {
-			return remotecache.ErrConflict
-		}
-	}
 	if index.SchemaVersion == 0 {
 		index.Versioned = specs.Versioned{SchemaVersion: 2}
 	}
 	if index.MediaType == "" {
 		index.MediaType = ocispec.MediaTypeImageIndex
 	}
-	index.Manifests = slices.DeleteFunc(index.Manifests, func(d ocispec.Descriptor) bool {
-		return d.Annotations[ocispec.AnnotationRefName] == ref && d.Annotations[imageName] == ""
-	})
-	m.Annotations = map[string]string{ocispec.AnnotationRefName: ref}
-	index.Manifests = append(index.Manifests, m)
+	if err := edit(index); err != nil {
+		return err
+	}
 	data, err := json.Marshal(index)
 	if err != nil {
 		return err
@@ -217,19 +232,13 @@ func (b *Backend) reset(ctx context.Context, index *ocispec.Index) error {
 		used[p.Config.Digest] = true
 		todo = append(append(todo, p.Layers...), p.Manifests...)
 	}
-	return filepath.WalkDir(filepath.Join(b.cfg.Dir, ocispec.ImageBlobsDir), func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
-		}
-		d := digest.NewDigestFromEncoded(digest.Algorithm(filepath.Base(filepath.Dir(path))), e.Name())
-		if d.Validate() == nil && !used[d] {
+	return b.eachBlob(func(path string, d digest.Digest, _ fs.FileInfo) error {
+		if !used[d] {
 			return os.Remove(path)
 		}
 		return nil
 	})
 }
-
-// isManifest reports whether a descriptor of index.json leads further.
 func isManifest(mediaType string) bool {
 	return mediaType == "" || strings.Contains(mediaType, "manifest") || strings.Contains(mediaType, "image.index")
 }

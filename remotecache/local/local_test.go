@@ -47,6 +47,13 @@ func TestSuite(t *testing.T) {
 	}
 }
 
+func TestKeeper(t *testing.T) {
+	remotecachetest.RunKeeper(t, func(t *testing.T) func() remotecache.Backend {
+		dir := t.TempDir()
+		return func() remotecache.Backend { return open(t, local.Config{Dir: dir}) }
+	}, true, true)
+}
+
 // fill saves an Index of n blobs under ref, which it returns.
 func fill(t *testing.T, b *local.Backend, ref string, seed uint64, n int) *remotecache.Index {
 	t.Helper()

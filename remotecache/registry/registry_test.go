@@ -57,6 +57,13 @@ func TestSuite(t *testing.T) {
 	}
 }
 
+func TestKeeper(t *testing.T) {
+	srv := registrytest.Start(t, registrytest.Config{})
+	remotecachetest.RunKeeper(t, func(t *testing.T) func() remotecache.Backend {
+		return func() remotecache.Backend { return open(t, registry.Config{Ref: srv.Host + "/keep:latest"}) }
+	}, false, false)
+}
+
 // recorder notes what is asked of a registry.
 type recorder struct {
 	mu   sync.Mutex
