@@ -27,6 +27,7 @@ type floor struct {
 // floors is docs/architecture.md's picture of the imports, from the bottom up.
 var floors = []floor{
 	{[]string{"internal/hint", "internal/memo", "internal/retry", "internal/parts", "ci"}, "leaves: anybody may use them, they use nobody"},
+	{[]string{"internal/stall"}, "what ends an exchange may be tried again"},
 	{[]string{"internal/registry/...", "tracing/..."}, "one registry client for images and caches, which knows neither"},
 	{[]string{"remotecache"}, "a cache backend must be usable without the engine"},
 	{[]string{"remotecache/inline", "remotecache/remotecachetest"}, "the cache inside an image config, as manifests carry it too; and the suite of all backends"},

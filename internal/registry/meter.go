@@ -4,8 +4,8 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"sync"
-	"time"
+
+	"github.com/mayfly-build/mayfly/internal/stall"
 )
 
 // A meter counts what goes over the wire and watches that it goes at all.
@@ -13,7 +13,7 @@ type meter struct {
 	c     *Client
 	rt    http.RoundTripper
 	token bool
-	stall *stall // nil: not watched
+	stall *stall.Watch // nil: not watched
 }
 
 func (m *meter) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -40,13 +40,13 @@ type upload struct {
 }
 
 func (u *upload) Read(p []byte) (int, error) {
-	u.m.stall.stop()
+	u.m.stall.Stop()
 	n, err := u.ReadCloser.Read(p)
 	u.m.c.stats.out.Add(int64(n))
 	if err != nil {
-		u.m.stall.startFor(patience)
+		u.m.stall.StartFor(stall.Patience)
 	} else {
-		u.m.stall.start()
+		u.m.stall.Start()
 	}
 	return n, err
 }
@@ -60,59 +60,19 @@ type answer struct {
 }
 
 func (a *answer) Read(p []byte) (int, error) {
-	a.m.stall.start()
+	a.m.stall.Start()
 	n, err := a.ReadCloser.Read(p)
-	a.m.stall.stop()
+	a.m.stall.Stop()
 	a.m.c.stats.in.Add(int64(n))
-	if err != nil && err != io.EOF && context.Cause(a.ctx) == errStalled {
-		err = errStalled
+	if err != nil && err != io.EOF && context.Cause(a.ctx) == stall.Err {
+		err = stall.Err
 	}
 	return n, err
 }
 
 func (a *answer) Close() error {
-	a.m.stall.stop()
+	a.m.stall.Stop()
 	err := a.ReadCloser.Close()
 	a.cancel(nil)
 	return err
-}
-
-// A stall cancels an exchange when nothing moved for a while. A nil stall
-// watches nothing.
-type stall struct {
-	after  time.Duration
-	cancel context.CancelCauseFunc
-
-	mu    sync.Mutex
-	timer *time.Timer
-}
-
-func newStall(after time.Duration, cancel context.CancelCauseFunc) *stall {
-	return &stall{after: after, cancel: cancel}
-}
-
-func (s *stall) start() { s.startFor(1) }
-
-func (s *stall) startFor(times int) {
-	if s == nil {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.timer == nil {
-		s.timer = time.AfterFunc(s.after*time.Duration(times), func() { s.cancel(errStalled) })
-		return
-	}
-	s.timer.Reset(s.after * time.Duration(times))
-}
-
-func (s *stall) stop() {
-	if s == nil {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.timer != nil {
-		s.timer.Stop()
-	}
 }

@@ -181,7 +181,7 @@ func (c *Client) hasBlob(ctx context.Context, h *host, r Ref, desc ocispec.Descr
 }
 
 // errShort is a body that ended before its length.
-var errShort error = passingFault("the transfer ended early")
+var errShort error = retry.Fault("the transfer ended early")
 
 // Blob reads a blob of ref's repository from byte off to its end; the caller
 // closes it. A broken transfer is taken up where it stopped. The bytes are

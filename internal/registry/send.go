@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/mayfly-build/mayfly/internal/stall"
 )
 
 // A request is one question to a host, as it stands before it is known how
@@ -30,19 +32,6 @@ type request struct {
 
 	ok []int // the wanted statuses
 }
-
-// errStalled ends a transfer that moves nothing.
-var errStalled error = passingFault("no data for too long")
-
-// A passingFault is one that may not come again.
-type passingFault string
-
-func (f passingFault) Error() string                { return string(f) }
-func (f passingFault) Retry() (bool, time.Duration) { return true, 0 }
-
-// patience is how many times Stall a registry may take to answer a finished
-// upload: it may be hashing or moving gigabytes.
-const patience = 10
 
 // retry calls try again after a passing fault.
 func (c *Client) retry(ctx context.Context, try func() error) error {
@@ -162,7 +151,7 @@ func (c *Client) send(ctx context.Context, h *host, d dialect, r request, auth s
 	if auth != "" && h.owns(u) {
 		req.Header.Set("Authorization", auth)
 	}
-	m := &meter{c: c, rt: c.transport(d), stall: newStall(c.cfg.Stall, cancel)}
+	m := &meter{c: c, rt: c.transport(d), stall: stall.New(c.cfg.Stall, cancel)}
 	if r.body != nil {
 		if req.Body, err = r.body(); err != nil {
 			cancel(nil)
@@ -185,12 +174,12 @@ func (c *Client) send(ctx context.Context, h *host, d dialect, r request, auth s
 		}
 		return nil
 	}}
-	m.stall.start()
+	m.stall.Start()
 	resp, err := client.Do(req)
-	m.stall.stop()
+	m.stall.Stop()
 	if err != nil {
-		if errors.Is(context.Cause(ctx), errStalled) {
-			err = errStalled
+		if errors.Is(context.Cause(ctx), stall.Err) {
+			err = stall.Err
 		}
 		cancel(nil)
 		return nil, plain(err)

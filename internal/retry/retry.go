@@ -34,6 +34,14 @@ type Advisor interface {
 	Retry() (again bool, after time.Duration)
 }
 
+// A Fault is an error that may go better the next time.
+type Fault string
+
+func (f Fault) Error() string { return string(f) }
+
+// Retry implements Advisor.
+func (f Fault) Retry() (again bool, after time.Duration) { return true, 0 }
+
 // Do calls try until it succeeds, fails for good, or the attempts are used
 // up, and returns its last error. A wait that ctx ends returns ctx's cause.
 func (p Policy) Do(ctx context.Context, try func() error) error {

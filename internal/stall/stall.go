@@ -1,0 +1,155 @@
+// Package stall ends exchanges in which nothing moves.
+//
+//	internal/registry ──Watch──▶ a timer that bytes put off
+//	cmd (gha, s3, azblob) ──Transport──▶ the same around any http.RoundTripper
+//
+// A time limit for a whole transfer would have to know its size; one for the
+// silence between two of its bytes does not.
+package stall
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/mayfly-build/mayfly/internal/retry"
+)
+
+// Err ends an exchange that moves nothing. It may go better the next time:
+// it is a retry.Fault.
+var Err error = retry.Fault("no data for too long")
+
+// A Watch cancels an exchange with Err when nothing moved for a while. A nil
+// Watch watches nothing. Its methods may be called at once.
+type Watch struct {
+	after  time.Duration
+	cancel context.CancelCauseFunc
+
+	mu    sync.Mutex
+	timer *time.Timer
+}
+
+// New returns a Watch that calls cancel when it was started and not stopped
+// for after.
+func New(after time.Duration, cancel context.CancelCauseFunc) *Watch {
+	return &Watch{after: after, cancel: cancel}
+}
+
+// Start begins a silence: something is to move now.
+func (w *Watch) Start() { w.StartFor(1) }
+
+// StartFor begins a silence that may last times as long.
+func (w *Watch) StartFor(times int) {
+	if w == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer == nil {
+		w.timer = time.AfterFunc(w.after*time.Duration(times), func() { w.cancel(Err) })
+		return
+	}
+	w.timer.Reset(w.after * time.Duration(times))
+}
+
+// Stop ends the silence.
+func (w *Watch) Stop() {
+	if w == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}
+
+// Patience is how many times as long a server may take to answer once it has
+// the whole request: it may be hashing or moving gigabytes.
+const Patience = 10
+
+// Transport returns base with exchanges ended that move no byte for after:
+// before the answer, between two reads of a body, or (Patience times as long)
+// after the last byte of an upload.
+func Transport(base http.RoundTripper, after time.Duration) http.RoundTripper {
+	return &transport{base, after}
+}
+
+type transport struct {
+	base  http.RoundTripper
+	after time.Duration
+}
+
+// CloseIdleConnections closes those of the base.
+func (t *transport) CloseIdleConnections() {
+	if c, ok := t.base.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	w := New(t.after, cancel)
+	req = req.WithContext(ctx)
+	if req.Body != nil && req.Body != http.NoBody {
+		req.Body = &upload{req.Body, w}
+	}
+	w.Start()
+	resp, err := t.base.RoundTrip(req)
+	w.Stop()
+	if err != nil {
+		if errors.Is(context.Cause(ctx), Err) {
+			err = Err
+		}
+		cancel(nil)
+		return nil, err
+	}
+	resp.Body = &answer{resp.Body, w, ctx, cancel}
+	return resp, nil
+}
+
+// An upload is a request body. Between two reads the bytes are on their way:
+// that is the time to watch.
+type upload struct {
+	io.ReadCloser
+	w *Watch
+}
+
+func (u *upload) Read(p []byte) (int, error) {
+	u.w.Stop()
+	n, err := u.ReadCloser.Read(p)
+	if err != nil {
+		u.w.StartFor(Patience)
+	} else {
+		u.w.Start()
+	}
+	return n, err
+}
+
+// An answer is a response body. While a read waits, bytes should come.
+type answer struct {
+	io.ReadCloser
+	w      *Watch
+	ctx    context.Context // of the exchange, which ends with the body
+	cancel context.CancelCauseFunc
+}
+
+func (a *answer) Read(p []byte) (int, error) {
+	a.w.Start()
+	n, err := a.ReadCloser.Read(p)
+	a.w.Stop()
+	if err != nil && err != io.EOF && errors.Is(context.Cause(a.ctx), Err) {
+		err = Err
+	}
+	return n, err
+}
+
+func (a *answer) Close() error {
+	a.w.Stop()
+	err := a.ReadCloser.Close()
+	a.cancel(nil)
+	return err
+}

@@ -1,0 +1,75 @@
+package stall
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+)
+
+func TestTransport(t *testing.T) {
+	const after = 100 * time.Millisecond
+	gone := make(chan struct{})
+	mux := http.NewServeMux()
+	mux.HandleFunc("/silent", func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-r.Context().Done():
+		case <-gone:
+		}
+	})
+	mux.HandleFunc("/half", func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "half")
+		w.(http.Flusher).Flush()
+		select {
+		case <-r.Context().Done():
+		case <-gone:
+		}
+	})
+	mux.HandleFunc("/slow", func(w http.ResponseWriter, _ *http.Request) { // slow, but it moves
+		for range 8 {
+			time.Sleep(after / 3)
+			io.WriteString(w, "byte ")
+			w.(http.Flusher).Flush()
+		}
+	})
+	mux.HandleFunc("/late", func(w http.ResponseWriter, r *http.Request) { // all is there; the answer takes time
+		io.Copy(io.Discard, r.Body)
+		time.Sleep(3 * after)
+		io.WriteString(w, "stored")
+	})
+	srv := httptest.NewServer(mux)
+	defer srv.Close()
+	defer close(gone)
+	client := &http.Client{Transport: Transport(&http.Transport{}, after)}
+	defer client.CloseIdleConnections()
+	for _, tt := range []struct {
+		path, body, want string
+		stalls           bool
+	}{
+		{"/silent", "", "", true},
+		{"/half", "", "half", true},
+		{"/slow", "", "byte byte byte byte byte byte byte byte ", false},
+		{"/late", "body", "stored", false},
+	} {
+		var body io.Reader
+		if tt.body != "" {
+			body = bytes.NewReader([]byte(tt.body))
+		}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL+tt.path, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []byte
+		resp, err := client.Do(req)
+		if err == nil {
+			got, err = io.ReadAll(resp.Body)
+			resp.Body.Close()
+		}
+		if string(got) != tt.want || errors.Is(err, Err) != tt.stalls || (err != nil) != tt.stalls {
+			t.Errorf("%s: %q, %v; want %q, stalls %v", tt.path, got, err, tt.want, tt.stalls)
+		}
+	}
+}
