@@ -32,7 +32,7 @@ var floors = []floor{
 	{[]string{"remotecache"}, "a cache backend must be usable without the engine"},
 	{[]string{"remotecache/inline", "remotecache/remotecachetest"}, "the cache inside an image config, as manifests carry it too; and the suite of all backends"},
 	{[]string{"remotecache/manifest"}, "caches that are OCI manifests, whatever stores them"},
-	{[]string{"remotecache/signed", "remotecache/treestore"}, "what an Index may carry besides results, on any backend"},
+	{[]string{"remotecache/signed", "remotecache/treestore", "remotecache/upkeep"}, "what an Index may carry besides results, on any backend"},
 	{[]string{"remotecache/registry", "remotecache/local", "remotecache/gha", "remotecache/s3", "remotecache/azblob"}, "a backend holds only what its service forces on it, and knows no other"},
 	{[]string{"engine/fsdiff", "engine/compression", "engine/content", "engine/secret", "engine/progress/...", "engine/llb", "engine/executor/...", "engine/statedir", "engine/cachemount", "engine/explain"}, "values and single devices: no one of them needs another"},
 	{[]string{"engine/contenthash", "engine/layertar", "engine/fileop"}, "functions of a file system diff, without a place to keep it"},
