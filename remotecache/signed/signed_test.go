@@ -288,8 +288,15 @@ func TestRoundTrip(t *testing.T) {
 			}
 			for i, l := range first.Layers {
 				want := before.Layers[i]
-				if l.Digest != want.Digest || l.Size != want.Size || l.DiffID != want.DiffID || l.MediaType != ocispec.MediaTypeImageLayerGzip || !l.CreatedAt.Equal(want.CreatedAt) {
+				if l.Digest != want.Digest || l.Size != want.Size || l.DiffID != want.DiffID || l.MediaType != ocispec.MediaTypeImageLayerGzip || !l.CreatedAt.Equal(want.CreatedAt) || l.CreatedAt.Location() != time.UTC {
 					t.Errorf("layer %d is %+v, was %+v", i, l, want)
+				}
+			}
+			for i, r := range first.Records {
+				for _, res := range r.Results {
+					if res.CreatedAt.Location() != time.UTC {
+						t.Errorf("record %d: %v", i, res.CreatedAt)
+					}
 				}
 			}
 			// What comes out goes in again.
