@@ -38,12 +38,12 @@ func FuzzEnvelope(f *testing.F) {
 		now.Attach(blob)
 		now.Version = ""
 		save(t, m, "fuzzed", now)
-		if _, err := v.LoadIndex(t.Context(), "fuzzed"); !errors.Is(err, signed.ErrUntrusted) {
+		if _, err := v.LoadIndex(t.Context(), "fuzzed"); !errors.Is(err, remotecache.ErrUntrusted) {
 			t.Fatalf("under another ref: %v", err)
 		}
 		save(t, m, "main", now)
 		got, err := v.LoadIndex(t.Context(), "main")
-		if err != nil && !errors.Is(err, signed.ErrUntrusted) {
+		if err != nil && !errors.Is(err, remotecache.ErrUntrusted) {
 			t.Fatal(err)
 		}
 		if err == nil && len(got.Records) != len(want.Records) {

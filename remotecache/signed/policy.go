@@ -11,10 +11,6 @@ import (
 	"github.com/mayfly-build/mayfly/remotecache"
 )
 
-// ErrUntrusted says that an Index is not used because the Policy does not
-// allow it. It is a warning: the build runs without that cache.
-var ErrUntrusted = errors.New("not trusted")
-
 // A Reason is why an Index is refused, in a few words.
 type Reason string
 
@@ -44,7 +40,8 @@ func (r Reason) hint() string {
 	return ""
 }
 
-// A PolicyError says why an Index is refused.
+// A PolicyError says why an Index is refused. It is a
+// remotecache.ErrUntrusted: the build runs without that cache.
 type PolicyError struct {
 	Ref    string
 	Reason Reason
@@ -58,19 +55,19 @@ type PolicyError struct {
 
 // Error implements error.
 func (e *PolicyError) Error() string {
-	text := fmt.Sprintf("cache index %q is %v: %s", e.Ref, ErrUntrusted, e.Reason)
+	text := fmt.Sprintf("cache index %q is not trusted: %s", e.Ref, e.Reason)
 	if e.Err != nil {
 		text += ": " + e.Err.Error()
 	}
 	return text
 }
 
-// Unwrap returns ErrUntrusted and the particulars.
+// Unwrap returns remotecache.ErrUntrusted and the particulars.
 func (e *PolicyError) Unwrap() []error {
 	if e.Err == nil {
-		return []error{ErrUntrusted}
+		return []error{remotecache.ErrUntrusted}
 	}
-	return []error{ErrUntrusted, e.Err}
+	return []error{remotecache.ErrUntrusted, e.Err}
 }
 
 func refuse(r Reason, err error) *PolicyError { return &PolicyError{Reason: r, Err: err} }

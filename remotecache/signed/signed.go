@@ -58,13 +58,21 @@ type Config struct {
 // OCI names them, times in UTC, and what is known of a blob the same for all
 // its layers.
 func Sign(b remotecache.Backend, cfg Config) (remotecache.Backend, error) {
+	s, err := newSigning(b, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func newSigning(b remotecache.Backend, cfg Config) (signing, error) {
 	if len(cfg.Signers) == 0 {
-		return nil, errors.New("sign the cache: no key and no identity to sign with")
+		return signing{}, errors.New("sign the cache: no key and no identity to sign with")
 	}
 	seen := map[string]bool{}
 	for _, s := range cfg.Signers {
 		if seen[s.KeyID()] {
-			return nil, fmt.Errorf("sign the cache: %s is given twice", s.KeyID())
+			return signing{}, fmt.Errorf("sign the cache: %s is given twice", s.KeyID())
 		}
 		seen[s.KeyID()] = true
 	}
@@ -96,6 +104,9 @@ func (s signing) SaveIndex(ctx context.Context, ref string, idx *remotecache.Ind
 		return fmt.Errorf("sign cache index %q: %w", ref, err)
 	}
 	blob := remotecache.Blob{Digest: digest.FromBytes(data), Size: int64(len(data)), MediaType: MediaType}
+	// BuildKit imports nothing from gha, s3 and azblob when a layer has no
+	// diff ID, even one that no record leads to.
+	blob.DiffID = blob.Digest
 	if err := s.Put(ctx, blob.Descriptor(), bytes.NewReader(data)); err != nil {
 		return fmt.Errorf("store the signature of cache index %q: %w", ref, err)
 	}
@@ -129,14 +140,13 @@ func (s signing) sign(ctx context.Context, ref string, idx *remotecache.Index) (
 }
 
 // Verify returns b with LoadIndex refusing every Index that the Policy does
-// not allow: the error is then a *PolicyError, which wraps ErrUntrusted. The
-// Index it returns has no signature among its attachments any more, and what
-// is known of blobs only as far as it was signed. The error of Verify is one
-// of the Policy.
+// not allow: the error is then a *PolicyError, which is a
+// remotecache.ErrUntrusted. The Index it returns has no signature among its
+// attachments any more, and what is known of blobs only as far as it was
+// signed. The error of Verify is one of the Policy.
 //
-// Blobs are to be read through remotecache.Verify, or checked otherwise. The
-// blobs that are in use are those of what b's own LoadIndex returns: only
-// there is the signature one of them.
+// Blobs are to be read through remotecache.Verify, or checked otherwise.
+// Whoever removes blobs that no Index names uses Keeper instead.
 func Verify(b remotecache.Backend, p Policy) (remotecache.Backend, error) {
 	c, err := p.compile()
 	if err != nil {
@@ -154,13 +164,19 @@ type verifying struct {
 func (v verifying) Writable() error { return writable(v.Backend) }
 
 func (v verifying) LoadIndex(ctx context.Context, ref string) (*remotecache.Index, error) {
+	idx, _, err := v.load(ctx, ref)
+	return idx, err
+}
+
+// load returns the Index of ref without its signature, and that.
+func (v verifying) load(ctx context.Context, ref string) (*remotecache.Index, remotecache.Blob, error) {
 	idx, err := v.Backend.LoadIndex(ctx, ref)
 	if err != nil {
-		return nil, err
+		return nil, remotecache.Blob{}, err
 	}
 	data, refused, err := v.envelope(ctx, idx)
 	if err != nil {
-		return nil, fmt.Errorf("load the signature of cache index %q: %w", ref, err)
+		return nil, remotecache.Blob{}, fmt.Errorf("load the signature of cache index %q: %w", ref, err)
 	}
 	out := canonical(idx)
 	if refused == nil {
@@ -168,9 +184,45 @@ func (v verifying) LoadIndex(ctx context.Context, ref string) (*remotecache.Inde
 	}
 	if refused != nil {
 		refused.Ref, refused.Version = ref, idx.Version
-		return nil, hint.With(refused, refused.Reason.hint())
+		return nil, remotecache.Blob{}, hint.With(refused, refused.Reason.hint())
 	}
-	return out, nil
+	signature, _ := idx.Attachment(MediaType)
+	return out, signature, nil
+}
+
+// Keeper returns k for those who remove what is old and save what is left:
+// LoadIndex refuses as Verify's does, but leaves the signature among the
+// attachments, since it is one of the blobs in use; SaveIndex signs as Sign's
+// does. Both are needed: who signs what he did not verify makes poison good.
+func Keeper(k remotecache.Keeper, cfg Config, p Policy) (remotecache.Keeper, error) {
+	s, err := newSigning(k, cfg)
+	if err != nil {
+		return nil, err
+	}
+	c, err := p.compile()
+	if err != nil {
+		return nil, fmt.Errorf("verify the cache: %w", err)
+	}
+	return keeper{k, s, verifying{k, c}}, nil
+}
+
+type keeper struct {
+	remotecache.Keeper
+	signing   signing
+	verifying verifying
+}
+
+func (k keeper) LoadIndex(ctx context.Context, ref string) (*remotecache.Index, error) {
+	idx, signature, err := k.verifying.load(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	idx.Attach(signature)
+	return idx, nil
+}
+
+func (k keeper) SaveIndex(ctx context.Context, ref string, idx *remotecache.Index) error {
+	return k.signing.SaveIndex(ctx, ref, idx)
 }
 
 // envelope reads the envelope of an Index. The error is one of the network.
