@@ -15,8 +15,9 @@ func Example() {
 	store := remotecache.NewMemory()
 
 	// openssl genpkey -algorithm ed25519 -out cache.key; the job on main has it.
+	// (This one is the example of RFC 8410.)
 	private := []byte(`-----BEGIN PRIVATE KEY-----
-MC4CAQAwBQYDK2VwBCIEIN6G6IlI2Kxr9OM0EFVYRA+T1pYjRjXlBNcBSMfhxlpz
+MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC
 -----END PRIVATE KEY-----
 `)
 	key, err := signed.ParsePrivateKey("cache.key", private)
