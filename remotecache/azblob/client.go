@@ -1,0 +1,146 @@
+package azblob
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/service"
+
+	"github.com/mayfly-build/mayfly/internal/hint"
+	"github.com/mayfly-build/mayfly/internal/retry"
+)
+
+// auth is what we know of the credential.
+type auth struct {
+	kind    authKind
+	account string
+	sas     url.Values // of AccountURL
+	secrets []string   // never to be shown
+}
+
+type authKind int
+
+const (
+	byToken authKind = iota
+	byKey
+	bySAS
+)
+
+func authOf(cfg Config) (auth, error) {
+	u, err := url.Parse(cfg.AccountURL)
+	if err != nil { // its text is the URL
+		return auth{}, errors.New("the azblob cache's account_url is no URL")
+	}
+	if u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
+		return auth{}, fmt.Errorf("the azblob cache's account_url %s://%s is no https URL", u.Scheme, u.Host)
+	}
+	label, _, _ := strings.Cut(u.Hostname(), ".")
+	a := auth{account: or(cfg.AccountName, label), sas: u.Query()}
+	signed := a.sas.Get("sig")
+	for _, s := range []string{signed, url.QueryEscape(signed), cfg.SecretAccessKey} {
+		if s != "" {
+			a.secrets = append(a.secrets, s)
+		}
+	}
+	switch {
+	case cfg.SecretAccessKey != "" && signed != "":
+		return auth{}, errors.New("the azblob cache has both a secret_access_key and a SAS in its account_url: give one of them")
+	case cfg.SecretAccessKey != "":
+		a.kind = byKey
+	case signed != "":
+		a.kind = bySAS
+	case cfg.Assertion != nil && (cfg.TenantID == "" || cfg.ClientID == ""):
+		return auth{}, hint.With(errors.New("the azblob cache has an OIDC token, but not the application to use it for"),
+			"give client_id and tenant_id of the application with the federated credential")
+	}
+	return a, nil
+}
+
+// redact returns text without secrets.
+func (a auth) redact(text string) string {
+	for _, s := range a.secrets {
+		text = strings.ReplaceAll(text, s, "REDACTED")
+	}
+	return text
+}
+
+// connect makes the client of the container.
+func (b *Backend) connect() (*container.Client, error) {
+	var c *service.Client
+	opts := &service.ClientOptions{ClientOptions: b.options()}
+	key, err := b.key()
+	switch {
+	case err != nil:
+	case key != nil:
+		c, err = service.NewClientWithSharedKeyCredential(b.cfg.AccountURL, key, opts)
+	case b.auth.kind == bySAS:
+		c, err = service.NewClientWithNoCredential(b.cfg.AccountURL, opts)
+	default:
+		var token azcore.TokenCredential
+		if token, err = b.token(); err == nil {
+			c, err = service.NewClient(b.cfg.AccountURL, token, opts)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the azblob cache of %s: %w", b.auth.account, err)
+	}
+	return c.NewContainerClient(b.cfg.Container), nil
+}
+
+func (b *Backend) key() (*service.SharedKeyCredential, error) {
+	if b.auth.kind != byKey {
+		return nil, nil
+	}
+	key, err := service.NewSharedKeyCredential(b.auth.account, b.cfg.SecretAccessKey)
+	if err != nil { // its text quotes the key's bytes
+		return nil, errors.New("secret_access_key is not base64")
+	}
+	return key, nil
+}
+
+func (b *Backend) token() (azcore.TokenCredential, error) {
+	opts := b.options()
+	host := b.cfg.AuthorityHost
+	if b.cfg.Assertion == nil {
+		opts.Cloud.ActiveDirectoryAuthorityHost = host
+		return azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{
+			ClientOptions: opts, TenantID: b.cfg.TenantID, DisableInstanceDiscovery: host != "",
+		})
+	}
+	// Never empty: azidentity would look into the environment.
+	opts.Cloud.ActiveDirectoryAuthorityHost = or(host, cloud.AzurePublic.ActiveDirectoryAuthorityHost)
+	return azidentity.NewClientAssertionCredential(b.cfg.TenantID, b.cfg.ClientID, b.cfg.Assertion,
+		&azidentity.ClientAssertionCredentialOptions{ClientOptions: opts, DisableInstanceDiscovery: host != ""})
+}
+
+// options has the SDK send requests our way, and try them again as
+// internal/retry would.
+func (b *Backend) options() policy.ClientOptions {
+	again := int32(b.cfg.Attempts - 1)
+	if again == 0 {
+		again = -1 // 0 would mean the SDK's own choice
+	}
+	return policy.ClientOptions{
+		Transport: b.http,
+		Telemetry: policy.TelemetryOptions{ApplicationID: "mayfly"},
+		Retry: policy.RetryOptions{
+			MaxRetries: again, RetryDelay: b.cfg.Backoff, MaxRetryDelay: time.Minute,
+			ShouldRetry: func(resp *http.Response, err error) bool {
+				if err != nil {
+					passing, _ := retry.Passing(err)
+					return passing
+				}
+				return retry.Status(resp.StatusCode)
+			},
+		},
+	}
+}

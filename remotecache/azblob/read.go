@@ -1,0 +1,187 @@
+package azblob
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync/atomic"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/mayfly-build/mayfly/internal/parts"
+	"github.com/mayfly-build/mayfly/remotecache"
+)
+
+// Open implements remotecache.Backend: one request for a small blob, several
+// at a time for a large one. They all want the ETag of the first answer, so
+// that a blob that is replaced in the meantime ends in ErrNotFound instead of
+// a mixture. A blob of another size is ErrCorrupt.
+func (b *Backend) Open(ctx context.Context, desc ocispec.Descriptor, off int64) (io.ReadCloser, error) {
+	name, err := b.blobName(desc.Digest)
+	if err != nil {
+		return nil, err
+	}
+	r := &reader{b: b, desc: desc, left: max(desc.Size-off, 0)}
+	r.ctx, r.cancel = context.WithCancel(ctx)
+	if r.from, err = b.open(r.ctx, name, desc.Size, off); err != nil {
+		r.cancel()
+		return nil, b.fail(ctx, reading, "open blob "+desc.Digest.String(), err)
+	}
+	return r, nil
+}
+
+func (b *Backend) open(ctx context.Context, name string, size, off int64) (io.ReadCloser, error) {
+	if off >= size { // no range begins there
+		have, err := b.stat(ctx, name)
+		if err == nil && have.size != size {
+			err = wrongSize(have.size, size)
+		}
+		return http.NoBody, err
+	}
+	n := min(partSize, size-off)
+	got, err := b.get(ctx, name, off, n, nil)
+	if err != nil {
+		return nil, err
+	}
+	if got.total != size {
+		got.body.Close()
+		return nil, wrongSize(got.total, size)
+	}
+	if n == size-off {
+		return got.body, nil
+	}
+	r := &ranged{}
+	r.first.Store(got)
+	r.ReadCloser = b.buffers.Reader(ctx, off, size, b.cfg.Requests, r.fetch(off, func(ctx context.Context, off, n int64) (io.ReadCloser, error) {
+		next, err := b.get(ctx, name, off, n, got.etag)
+		if err != nil {
+			return nil, err
+		}
+		return next.body, nil
+	}))
+	return r, nil
+}
+
+func wrongSize(have, want int64) error {
+	return fmt.Errorf("it has %d bytes instead of %d: %w", have, want, remotecache.ErrCorrupt)
+}
+
+// ranged reads a blob in parts, of which the first is open already.
+type ranged struct {
+	io.ReadCloser
+	first atomic.Pointer[piece]
+}
+
+// fetch returns next with the first part before it.
+func (r *ranged) fetch(begin int64, next parts.Fetch) parts.Fetch {
+	return func(ctx context.Context, off, n int64) (io.ReadCloser, error) {
+		if off == begin {
+			if p := r.first.Swap(nil); p != nil {
+				return p.body, nil
+			}
+		}
+		return next(ctx, off, n)
+	}
+}
+
+func (r *ranged) Close() error {
+	err := r.ReadCloser.Close()
+	if p := r.first.Swap(nil); p != nil {
+		err = errors.Join(err, p.body.Close())
+	}
+	return err
+}
+
+// A piece is a range of something in the container, open for reading.
+type piece struct {
+	body  io.ReadCloser // taken up again where the network breaks it off
+	etag  *azcore.ETag
+	total int64 // bytes of the whole
+}
+
+// get opens n bytes from off on; all of it when n is 0. A version that is not
+// etag is refused, unless that is nil.
+func (b *Backend) get(ctx context.Context, name string, off, n int64, etag *azcore.ETag) (*piece, error) {
+	resp, err := b.at(name).DownloadStream(ctx, &blob.DownloadStreamOptions{
+		Range: blob.HTTPRange{Offset: off, Count: n},
+		AccessConditions: &blob.AccessConditions{
+			ModifiedAccessConditions: &blob.ModifiedAccessConditions{IfMatch: etag},
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	p := &piece{etag: resp.ETag}
+	var from int64
+	switch {
+	case resp.ContentRange != nil:
+		var to int64
+		if _, err := fmt.Sscanf(*resp.ContentRange, "bytes %d-%d/%d", &from, &to, &p.total); err != nil {
+			resp.Body.Close()
+			return nil, fmt.Errorf("the service sends the range %q: %w", *resp.ContentRange, err)
+		}
+	case resp.ContentLength != nil:
+		p.total = *resp.ContentLength
+	}
+	if from != off {
+		resp.Body.Close()
+		return nil, fmt.Errorf("the service sends bytes from %d on instead of %d", from, off)
+	}
+	p.body = resp.NewRetryReader(ctx, &blob.RetryReaderOptions{MaxRetries: int32(b.cfg.Attempts - 1), EarlyCloseAsError: true})
+	return p, nil
+}
+
+// reader gives the errors of a blob's bytes their meaning.
+type reader struct {
+	b      *Backend
+	ctx    context.Context // of the requests, ended by Close
+	cancel context.CancelFunc
+	desc   ocispec.Descriptor
+	from   io.ReadCloser
+	left   int64 // bytes still to come
+}
+
+func (r *reader) Read(p []byte) (int, error) {
+	n, err := r.from.Read(p)
+	r.left -= int64(n)
+	if err == io.EOF && r.left > 0 {
+		err = fmt.Errorf("it ends %d bytes early: %w", r.left, io.ErrUnexpectedEOF)
+	}
+	if err != nil && err != io.EOF {
+		err = r.b.fail(r.ctx, reading, "read blob "+r.desc.Digest.String(), err)
+	}
+	return n, err
+}
+
+func (r *reader) Close() error {
+	r.cancel()
+	return r.from.Close()
+}
+
+// facts are what is known of something without reading it.
+type facts struct {
+	size int64
+	etag *azcore.ETag
+	md5  []byte // nil when the service knows none
+}
+
+func (b *Backend) stat(ctx context.Context, name string) (facts, error) {
+	p, err := b.at(name).GetProperties(ctx, nil)
+	if err != nil {
+		return facts{}, err
+	}
+	return facts{size: deref(p.ContentLength), etag: p.ETag, md5: p.ContentMD5}, nil
+}
+
+// deref returns what p points to, zero for nil: the SDK's way to say that a
+// header was not there.
+func deref[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
