@@ -23,6 +23,7 @@ import (
 type auth struct {
 	kind    authKind
 	account string
+	place   string     // the account's URL without scheme and SAS
 	sas     url.Values // of AccountURL
 	secrets []string   // never to be shown
 }
@@ -44,7 +45,7 @@ func authOf(cfg Config) (auth, error) {
 		return auth{}, fmt.Errorf("the azblob cache's account_url %s://%s is no https URL", u.Scheme, u.Host)
 	}
 	label, _, _ := strings.Cut(u.Hostname(), ".")
-	a := auth{account: or(cfg.AccountName, label), sas: u.Query()}
+	a := auth{account: or(cfg.AccountName, label), place: strings.TrimSuffix(u.Host+u.Path, "/"), sas: u.Query()}
 	signed := a.sas.Get("sig")
 	for _, s := range []string{signed, url.QueryEscape(signed), cfg.SecretAccessKey} {
 		if s != "" {
@@ -91,7 +92,7 @@ func (b *Backend) connect() (*container.Client, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the azblob cache of %s: %w", b.auth.account, err)
+		return nil, fmt.Errorf("azblob cache %s: %w", b.auth.place, err)
 	}
 	return c.NewContainerClient(b.cfg.Container), nil
 }

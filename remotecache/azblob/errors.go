@@ -46,7 +46,7 @@ func (b *Backend) fail(ctx context.Context, u use, what string, err error) error
 	} else {
 		err = b.explain(u, err)
 	}
-	return remotecache.Tried(fmt.Errorf("azblob cache %s/%s: %s: %w", b.auth.account, b.cfg.Container, what, err))
+	return remotecache.Tried(fmt.Errorf("azblob cache %s/%s: %s: %w", b.auth.place, b.cfg.Container, what, err))
 }
 
 func (b *Backend) explain(u use, err error) error {
@@ -83,9 +83,8 @@ type answer struct {
 	message string // the service's words; may be ""
 	request string // what support asks for; "" below 500
 
-	detail string        // on what is wrong with credentials; may quote signatures
-	ahead  time.Duration // how far this machine's clock is ahead of the service's
-	means  error         // a sentinel of remotecache, or nil
+	ahead time.Duration // how far this machine's clock is ahead of the service's
+	means error         // a sentinel of remotecache, or nil
 }
 
 func (a *answer) Error() string {
@@ -126,21 +125,18 @@ func answerOf(re *azcore.ResponseError) *answer {
 	if a.status >= 500 {
 		a.request = oneLine(head.Get("x-ms-request-id"), 80)
 	}
-	var doc struct {
-		Message string
-		Detail  string `xml:"AuthenticationErrorDetail"`
-	}
+	var doc struct{ Message string }             // AuthenticationErrorDetail may quote signatures
 	body, err := runtime.Payload(re.RawResponse) // in memory since the SDK read it
 	if err == nil && xml.Unmarshal(bytes.TrimPrefix(body, []byte("\ufeff")), &doc) == nil {
 		text, _, _ := strings.Cut(doc.Message, "\n") // then RequestId and Time
-		a.message, a.detail = oneLine(text, 300), doc.Detail
+		a.message = oneLine(text, 300)
 	}
 	return a
 }
 
 func meaning(u use, a *answer) error {
 	switch {
-	case u == writing && a.status == http.StatusForbidden && a.code != string(bloberror.AuthenticationFailed):
+	case u == writing && a.status == http.StatusForbidden && !a.stranger():
 		return remotecache.ErrReadOnly
 	case u == writing:
 		return nil
@@ -163,6 +159,13 @@ func (a *answer) is(codes ...bloberror.Code) bool {
 	return false
 }
 
+// stranger reports whether the service does not believe us to be who we are,
+// which is another thing than not letting us do something.
+func (a *answer) stranger() bool {
+	return a.status == http.StatusUnauthorized || a.status == http.StatusForbidden &&
+		(a.is(bloberror.AuthenticationFailed) || strings.HasPrefix(a.message, "Server failed to authenticate the request"))
+}
+
 // skew is how wrong a clock may be; the service takes 15 minutes.
 const skew = 5 * time.Minute
 
@@ -177,7 +180,7 @@ func (b *Backend) advice(u use, a *answer, making bool) string {
 		return "wait until the container is deleted, or choose another one with container=…"
 	case a.is("KeyBasedAuthenticationNotPermitted"):
 		return "the account takes no keys: leave out secret_access_key, and " + role(u)
-	case a.status == http.StatusForbidden && a.code == string(bloberror.AuthenticationFailed), a.status == http.StatusUnauthorized:
+	case a.stranger():
 		return b.credentialAdvice(a)
 	case a.status == http.StatusForbidden && making:
 		return fmt.Sprintf("create the container %s, or %s on the account", b.cfg.Container, role(u))
