@@ -91,7 +91,7 @@ type Backend struct {
 	cfg     Config
 	auth    auth
 	client  *container.Client
-	http    *watched
+	http    *http.Client
 	buffers *parts.Pool
 	noList  atomic.Bool // listing is not among our rights
 }
@@ -121,7 +121,8 @@ func New(cfg Config) (*Backend, error) {
 	cfg.Requests = or(max(cfg.Requests, 0), 8)
 	cfg.Attempts = or(max(cfg.Attempts, 0), 5)
 	cfg.Backoff = or(max(cfg.Backoff, 0), 200*time.Millisecond)
-	b := &Backend{cfg: cfg, http: newWatched(cfg.Transport, cfg.Stall), buffers: parts.NewPool(partSize, buffers)}
+	cfg.Stall = or(max(cfg.Stall, 0), time.Minute)
+	b := &Backend{cfg: cfg, http: clientOf(cfg), buffers: parts.NewPool(partSize, buffers)}
 	var err error
 	if b.auth, err = authOf(cfg); err != nil {
 		return nil, err
@@ -141,7 +142,7 @@ func or[T comparable](v, def T) T {
 }
 
 // CloseIdle closes the connections that no request uses.
-func (b *Backend) CloseIdle() { b.http.client.CloseIdleConnections() }
+func (b *Backend) CloseIdle() { b.http.CloseIdleConnections() }
 
 // blobName returns the name that a layer has in the container.
 func (b *Backend) blobName(d digest.Digest) (string, error) {

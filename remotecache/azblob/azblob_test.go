@@ -47,6 +47,7 @@ func TestAzurite(t *testing.T) {
 		{"RetryAfter", testRetryAfter},
 		{"LastingFaults", testLastingFaults},
 		{"LostAnswer", testLostAnswer},
+		{"WithoutLength", testWithoutLength},
 		{"Refusals", testRefusals},
 		{"MissingContainer", testMissingContainer},
 		{"SAS", testSAS},

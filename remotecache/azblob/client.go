@@ -17,6 +17,7 @@ import (
 
 	"github.com/mayfly-build/mayfly/internal/hint"
 	"github.com/mayfly-build/mayfly/internal/retry"
+	"github.com/mayfly-build/mayfly/internal/stall"
 )
 
 // auth is what we know of the credential.
@@ -72,6 +73,22 @@ func (a auth) redact(text string) string {
 		text = strings.ReplaceAll(text, s, "REDACTED")
 	}
 	return text
+}
+
+// clientOf returns what sends the requests. Neither the SDK nor net/http
+// notices a body that just stops, hence stall.
+func clientOf(cfg Config) *http.Client {
+	rt := cfg.Transport
+	if rt == nil {
+		t := http.DefaultTransport.(*http.Transport).Clone()
+		t.MaxIdleConns = 0 // no limit but the one for each host
+		t.MaxIdleConnsPerHost = probes
+		t.DisableCompression = true  // digests and ranges are of the bytes as stored
+		t.WriteBufferSize = 64 << 10 // blobs: fewer, larger writes than with net/http's 4 KiB
+		t.ReadBufferSize = 64 << 10
+		rt = t
+	}
+	return &http.Client{Transport: stall.Transport(rt, cfg.Stall)}
 }
 
 // connect makes the client of the container.

@@ -197,6 +197,35 @@ func testLostAnswer(t *testing.T, a *services.Azurite) {
 	}
 }
 
+// testWithoutLength: proxies may leave it out.
+func testWithoutLength(t *testing.T, a *services.Azurite) {
+	p := newProxy(t, a)
+	b := open(t, p.behind(a))
+	desc, data := remotecachetest.Blob(1, 100_000)
+	put(t, b, desc, data)
+	if err := b.SaveIndex(t.Context(), "main", remotecachetest.IndexOf("x", desc)); err != nil {
+		t.Fatal(err)
+	}
+	p.on(func(string, int) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			rec := p.recorded(r)
+			for k, v := range rec.Header() {
+				w.Header()[k] = v
+			}
+			w.Header().Del("Content-Length")
+			w.WriteHeader(rec.Code)
+			_ = http.NewResponseController(w).Flush()
+			_, _ = w.Write(rec.Body.Bytes())
+		}
+	})
+	if idx, err := b.LoadIndex(t.Context(), "main"); err != nil || len(idx.Layers) != 1 {
+		t.Errorf("%+v, %v", idx, err)
+	}
+	if got, err := read(t, b, desc); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
 // testRefusals: what the service refuses, and why, becomes an error that
 // callers understand, with advice.
 func testRefusals(t *testing.T, a *services.Azurite) {

@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/mayfly-build/mayfly/internal/parts"
+	"github.com/mayfly-build/mayfly/internal/retry"
 	"github.com/mayfly-build/mayfly/remotecache"
 )
 
@@ -25,7 +26,7 @@ func (b *Backend) Open(ctx context.Context, desc ocispec.Descriptor, off int64) 
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{b: b, desc: desc, left: max(desc.Size-off, 0)}
+	r := &reader{b: b, desc: desc}
 	r.ctx, r.cancel = context.WithCancel(ctx)
 	if r.from, err = b.open(r.ctx, name, desc.Size, off); err != nil {
 		r.cancel()
@@ -98,14 +99,28 @@ func (r *ranged) Close() error {
 
 // A piece is a range of something in the container, open for reading.
 type piece struct {
-	body  io.ReadCloser // taken up again where the network breaks it off
+	body  io.ReadCloser
 	etag  *azcore.ETag
-	total int64 // bytes of the whole
+	total int64 // bytes of the whole; -1 when the answer does not say
 }
 
 // get opens n bytes from off on; all of it when n is 0. A version that is not
 // etag is refused, unless that is nil.
 func (b *Backend) get(ctx context.Context, name string, off, n int64, etag *azcore.ETag) (*piece, error) {
+	p, err := b.request(ctx, name, off, n, etag)
+	if err != nil {
+		return nil, err
+	}
+	end := off + n
+	if n == 0 {
+		end = p.total
+	}
+	p.body = &body{b: b, ctx: ctx, name: name, etag: p.etag, from: p.body, off: off, end: end}
+	return p, nil
+}
+
+// request is get for as long as the connection lasts.
+func (b *Backend) request(ctx context.Context, name string, off, n int64, etag *azcore.ETag) (*piece, error) {
 	resp, err := b.at(name).DownloadStream(ctx, &blob.DownloadStreamOptions{
 		Range: blob.HTTPRange{Offset: off, Count: n},
 		AccessConditions: &blob.AccessConditions{
@@ -115,25 +130,87 @@ func (b *Backend) get(ctx context.Context, name string, off, n int64, etag *azco
 	if err != nil {
 		return nil, err
 	}
-	p := &piece{etag: resp.ETag}
-	var from int64
-	switch {
-	case resp.ContentRange != nil:
-		var to int64
-		if _, err := fmt.Sscanf(*resp.ContentRange, "bytes %d-%d/%d", &from, &to, &p.total); err != nil {
-			resp.Body.Close()
-			return nil, fmt.Errorf("the service sends the range %q: %w", *resp.ContentRange, err)
-		}
-	case resp.ContentLength != nil:
+	p := &piece{body: resp.Body, etag: resp.ETag, total: -1}
+	if resp.ContentLength != nil {
 		p.total = *resp.ContentLength
+	}
+	var from, to int64
+	if r := deref(resp.ContentRange); r != "" {
+		if _, err := fmt.Sscanf(r, "bytes %d-%d/%d", &from, &to, &p.total); err != nil {
+			resp.Body.Close()
+			return nil, fmt.Errorf("the service sends the range %q: %w", r, err)
+		}
 	}
 	if from != off {
 		resp.Body.Close()
 		return nil, fmt.Errorf("the service sends bytes from %d on instead of %d", from, off)
 	}
-	p.body = resp.NewRetryReader(ctx, &blob.RetryReaderOptions{MaxRetries: int32(b.cfg.Attempts - 1), EarlyCloseAsError: true})
 	return p, nil
 }
+
+// A body reads a range through as many requests as it takes: where one breaks
+// off, the next begins, for the same version.
+type body struct {
+	b    *Backend
+	ctx  context.Context // of the requests: that of get
+	name string
+	etag *azcore.ETag
+	from io.ReadCloser
+
+	off, end int64 // of what is still to be read; end is -1 when nobody knows
+	tries    int   // in a row without a byte
+	err      error // sticky
+}
+
+func (r *body) Read(p []byte) (int, error) {
+	for r.err == nil {
+		if r.off == r.end {
+			r.err = io.EOF
+			break
+		}
+		if r.end >= 0 {
+			p = p[:min(int64(len(p)), r.end-r.off)]
+		}
+		n, err := r.from.Read(p)
+		r.off += int64(n)
+		if n > 0 || err == nil {
+			r.tries = 0
+			return n, nil // the error will come again
+		}
+		if err == io.EOF && r.end < 0 {
+			r.err = err
+			break
+		}
+		if err == io.EOF {
+			err = fmt.Errorf("it ends %d bytes early: %w", r.end-r.off, io.ErrUnexpectedEOF)
+		}
+		r.err = r.resume(err)
+	}
+	return 0, r.err
+}
+
+// resume returns err, or nil when reading can go on in spite of it.
+func (r *body) resume(err error) error {
+	r.tries++
+	if r.ctx.Err() != nil || r.tries >= r.b.cfg.Attempts {
+		return err
+	}
+	first := true
+	return retry.Policy{Attempts: 2, Backoff: r.b.cfg.Backoff}.Do(r.ctx, func() error {
+		if first { // the fault is the first try, so that a pause follows if it may pass
+			first = false
+			return err
+		}
+		next, err := r.b.request(r.ctx, r.name, r.off, max(r.end-r.off, 0), r.etag)
+		if err == nil {
+			r.from.Close()
+			r.from = next.body
+		}
+		return err
+	})
+}
+
+func (r *body) Close() error { return r.from.Close() }
 
 // reader gives the errors of a blob's bytes their meaning.
 type reader struct {
@@ -142,15 +219,10 @@ type reader struct {
 	cancel context.CancelFunc
 	desc   ocispec.Descriptor
 	from   io.ReadCloser
-	left   int64 // bytes still to come
 }
 
 func (r *reader) Read(p []byte) (int, error) {
 	n, err := r.from.Read(p)
-	r.left -= int64(n)
-	if err == io.EOF && r.left > 0 {
-		err = fmt.Errorf("it ends %d bytes early: %w", r.left, io.ErrUnexpectedEOF)
-	}
 	if err != nil && err != io.EOF {
 		err = r.b.fail(r.ctx, reading, "read blob "+r.desc.Digest.String(), err)
 	}
