@@ -6,7 +6,7 @@
 #   hack/setup.sh             everything
 #   hack/setup.sh packages    Debian packages: enough to build mayfly and for the demo
 #   hack/setup.sh buildkit    and the real BuildKit, for tests and benchmarks
-#   hack/setup.sh services    and the services of cache backends: azurite
+#   hack/setup.sh services    and the services of cache backends: azurite, versitygw
 #   hack/setup.sh lint        and golangci-lint
 set -euo pipefail
 part=${1:-all}
@@ -80,6 +80,7 @@ if wants buildkit; then
 fi
 if wants services; then
   npm_program azurite azurite-blob
+  build "$here/versitygw" github.com/versity/versitygw/cmd/versitygw
 fi
 if wants lint; then
   build "$here/tools" github.com/golangci/golangci-lint/v2/cmd/golangci-lint
