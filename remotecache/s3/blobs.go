@@ -181,7 +181,7 @@ func (b *Backend) probe(ctx context.Context, ask map[digest.Digest]bool) error {
 // head asks after one blob and reports whether it is there. Who may not list a
 // bucket hears "forbidden" of what is not there.
 func (b *Backend) head(ctx context.Context, d digest.Digest) (bool, error) {
-	out, err := b.client.HeadObject(ctx, &sdk.HeadObjectInput{Bucket: &b.cfg.Bucket, Key: aws.String(b.blobKey(d))})
+	out, err := b.headKey(ctx, b.blobKey(d))
 	switch code := status(err); {
 	case err == nil:
 		b.found(d, object{aws.ToInt64(out.ContentLength), aws.ToTime(out.LastModified), out.StorageClass})
@@ -191,6 +191,21 @@ func (b *Backend) head(ctx context.Context, d digest.Digest) (bool, error) {
 		return false, nil
 	}
 	return false, err
+}
+
+// headKey asks after one object. Since the answer to a HEAD has no body, a
+// refusal says not why: a GET for one byte is then told.
+func (b *Backend) headKey(ctx context.Context, key string) (*sdk.HeadObjectOutput, error) {
+	out, err := b.client.HeadObject(ctx, &sdk.HeadObjectInput{Bucket: &b.cfg.Bucket, Key: &key})
+	if status(err) != http.StatusBadRequest {
+		return out, err
+	}
+	got, gerr := b.client.GetObject(ctx, &sdk.GetObjectInput{Bucket: &b.cfg.Bucket, Key: &key, Range: aws.String(byteRange(0, 1))})
+	if gerr == nil {
+		got.Body.Close()
+		return nil, err
+	}
+	return nil, gerr
 }
 
 // touch makes those of the blobs new again that the bucket has held for long,

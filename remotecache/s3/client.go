@@ -56,6 +56,9 @@ func newClient(cfg Config, client *http.Client) *sdk.Client {
 	})
 }
 
+// agreed is for bodies of requests that need not be agreed to one by one.
+func agreed(o *sdk.Options) { o.ContinueHeaderThresholdBytes = -1 }
+
 // unsignedPayload leaves the digest of a request's body out of its signature,
 // which saves reading it twice.
 func unsignedPayload(o *sdk.Options) {
@@ -88,7 +91,7 @@ func newHTTP(cfg Config) *http.Client {
 		MaxIdleConnsPerHost:   128,
 		IdleConnTimeout:       90 * time.Second,
 		TLSHandshakeTimeout:   10 * time.Second,
-		ExpectContinueTimeout: time.Second,
+		ExpectContinueTimeout: 500 * time.Millisecond,
 		DisableCompression:    true, // blobs are, and Accept-Encoding is signed
 		ReadBufferSize:        64 << 10,
 		WriteBufferSize:       64 << 10,
@@ -106,10 +109,21 @@ func newHTTP(cfg Config) *http.Client {
 		tr.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
 	return &http.Client{
-		Transport: tr,
+		Transport: expecting{tr},
 		// A redirect tells of another region. The signature is not for there.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+}
+
+// expecting makes net/http wait, as the header Expect says, for the service to
+// agree to a request before its body is sent. It does so for HTTP/1.1 only,
+// which the SDK's requests do not claim to be. Without it, a refusal may get
+// lost because the connection breaks under the body.
+type expecting struct{ *http.Transport }
+
+func (e expecting) RoundTrip(r *http.Request) (*http.Response, error) {
+	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.1", 1, 1
+	return e.Transport.RoundTrip(r)
 }
 
 // watchedConn is a connection that breaks when nothing moves for a while.
@@ -143,7 +157,7 @@ func newRetryer(cfg Config) aws.Retryer {
 			return aws.BoolTernary(passing(err))
 		})}
 		o.Backoff = sdkretry.BackoffDelayerFunc(func(attempt int, err error) (time.Duration, error) {
-			return max(backoff(attempt), after(err)), nil
+			return max(cfg.backoff(attempt), after(err)), nil
 		})
 		// The SDK's budget of retries is for services that are down. Here a
 		// few hundred requests at once may each meet one fault.
@@ -157,10 +171,10 @@ func newRetryer(cfg Config) aws.Retryer {
 	return sdkretry.NewStandard(standard)
 }
 
-// backoff is the pause of retry.Policy: 200ms, doubled for each further try,
-// half of it chance; at most 20s.
-func backoff(attempt int) time.Duration {
-	pause := min(200*time.Millisecond<<min(max(attempt-1, 0), 10), 20*time.Second)
+// backoff is the pause of retry.Policy: doubled for each further try, half of
+// it chance; at most 20s.
+func (cfg *Config) backoff(attempt int) time.Duration {
+	pause := min(cfg.RetryBackoff<<min(max(attempt-1, 0), 10), 20*time.Second)
 	return pause/2 + rand.N(pause/2+1)
 }
 

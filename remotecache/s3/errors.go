@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,7 +69,7 @@ func (b *Backend) meaning(want access, a *answer) (meaning error, advice string)
 		return nil, "set this machine's clock: it is more than 15 minutes off"
 	case "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken":
 		return nil, "give credentials that outlive the build, or let mayfly assume a role, whose credentials it renews"
-	case "InvalidAccessKeyId", "InvalidClientTokenId":
+	case "InvalidAccessKeyId", "InvalidClientTokenId", "XAdminUserNotFound": // the last one is versitygw's
 		return nil, "correct access_key_id: the service does not know it"
 	case "SignatureDoesNotMatch":
 		return nil, "correct secret_access_key; behind Google's front end, set disable_accept_encoding=true"
@@ -77,7 +78,7 @@ func (b *Backend) meaning(want access, a *answer) (meaning error, advice string)
 		return nil, fmt.Sprintf("set region=%s: the bucket %s is not in %s", region, b.cfg.Bucket, b.cfg.Region)
 	}
 	switch {
-	case a.status == http.StatusNotFound && want == reading:
+	case a.status == http.StatusNotFound && want == reading && a.nothing():
 		return remotecache.ErrNotFound, ""
 	case a.status == http.StatusForbidden && want == writing:
 		return remotecache.ErrReadOnly, fmt.Sprintf("allow s3:PutObject and s3:AbortMultipartUpload on %s to write to the cache", where)
@@ -147,6 +148,16 @@ func answerOf(err error) *answer {
 	return a
 }
 
+// nothing reports whether a 404 is about the object, and not about the user or
+// the URL.
+func (a *answer) nothing() bool {
+	switch a.code {
+	case "NoSuchKey", "NotFound", http.StatusText(http.StatusNotFound):
+		return true
+	}
+	return false
+}
+
 // region returns the bucket's region when the answer tells that it is another
 // than ours, "<its region>" when it does not say which.
 func (a *answer) region(ours string) string {
@@ -157,13 +168,14 @@ func (a *answer) region(ours string) string {
 	default:
 		return ""
 	}
+	if a.bucket == "" { // AWS and others say it in words
+		_, after, _ := strings.Cut(a.said, "expecting ")
+		a.bucket = strings.Trim(after, `'"`)
+	}
 	if a.bucket == ours {
 		return ""
 	}
-	if a.bucket != "" {
-		return a.bucket
-	}
-	return "<its region>"
+	return cmp.Or(a.bucket, "<its region>")
 }
 
 // is reports whether an error of the SDK is an answer with one of the codes.

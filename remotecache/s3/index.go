@@ -130,7 +130,7 @@ func (b *Backend) saveIndex(ctx context.Context, ref string, data []byte, versio
 // unchanged returns ErrConflict unless the object has a version.
 func (b *Backend) unchanged(ctx context.Context, key *string, version string) error {
 	now := remotecache.Absent
-	out, err := b.client.HeadObject(ctx, &sdk.HeadObjectInput{Bucket: &b.cfg.Bucket, Key: key})
+	out, err := b.headKey(ctx, *key)
 	switch code := status(err); {
 	case err == nil:
 		now = cmp.Or(aws.ToString(out.ETag), anyVersion)

@@ -128,7 +128,7 @@ func (r *rangeReader) resume(fault error) error {
 		return r.fail(fault)
 	}
 	r.body.Close()
-	if err := sleep(r.ctx, backoff(r.faults)); err != nil {
+	if err := sleep(r.ctx, r.b.cfg.backoff(r.faults)); err != nil {
 		return r.fail(err)
 	}
 	return r.open()

@@ -116,7 +116,7 @@ func (b *Backend) putParts(ctx context.Context, blob ocispec.Descriptor, from so
 			out, err := b.client.UploadPart(ctx, &sdk.UploadPartInput{
 				Bucket: &b.cfg.Bucket, Key: &key, UploadId: id, PartNumber: &number,
 				Body: io.NewSectionReader(from, off, length), ContentLength: &length,
-			}, func(o *sdk.Options) {
+			}, agreed, func(o *sdk.Options) {
 				if b.tls { // which guards the bytes; what is too short is never put together
 					unsignedPayload(o)
 				}
@@ -163,13 +163,15 @@ func (b *Backend) multipart(ctx context.Context, up upload) error {
 
 func (b *Backend) sendParts(ctx context.Context, up upload, id *string) error {
 	done := make([]types.CompletedPart, parts.Count(up.size, up.partSize))
-	err := parts.Upload(ctx, up.size, up.partSize, up.parallel, func(ctx context.Context, part int, off, length int64) error {
-		leave, err := enter(ctx, b.sends)
+	err := parts.Upload(ctx, up.size, up.partSize, up.parallel, func(group context.Context, part int, off, length int64) error {
+		leave, err := enter(group, b.sends)
 		if err != nil {
 			return err
 		}
 		defer leave()
 		number := int32(part + 1)
+		// When another part fails this one still comes to its end: cut short,
+		// it might be stored after the upload has been aborted.
 		etag, err := up.send(ctx, id, number, off, length)
 		done[part] = types.CompletedPart{ETag: etag, PartNumber: &number}
 		return err
@@ -186,7 +188,7 @@ func (b *Backend) sendParts(ctx context.Context, up upload, id *string) error {
 	})
 	if err != nil && is(err, "NoSuchUpload") {
 		// The answer to an earlier try was lost: the object is complete.
-		out, herr := b.client.HeadObject(ctx, &sdk.HeadObjectInput{Bucket: &b.cfg.Bucket, Key: &up.key})
+		out, herr := b.headKey(ctx, up.key)
 		if herr == nil && aws.ToInt64(out.ContentLength) == up.size {
 			return nil
 		}
@@ -199,5 +201,12 @@ func (b *Backend) sendParts(ctx context.Context, up upload, id *string) error {
 func (b *Backend) abort(ctx context.Context, key string, id *string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTime)
 	defer cancel()
-	_, _ = b.client.AbortMultipartUpload(ctx, &sdk.AbortMultipartUploadInput{Bucket: &b.cfg.Bucket, Key: &key, UploadId: id})
+	for n := 1; n <= 5; n++ {
+		_, _ = b.client.AbortMultipartUpload(ctx, &sdk.AbortMultipartUploadInput{Bucket: &b.cfg.Bucket, Key: &key, UploadId: id})
+		// A part that was under way may outlive it.
+		_, err := b.client.ListParts(ctx, &sdk.ListPartsInput{Bucket: &b.cfg.Bucket, Key: &key, UploadId: id})
+		if err != nil || sleep(ctx, b.cfg.backoff(n)) != nil {
+			return
+		}
+	}
 }

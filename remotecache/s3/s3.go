@@ -91,6 +91,7 @@ type Config struct {
 
 	RetryMode        aws.RetryMode // "" means AWS's, or standard
 	RetryMaxAttempts int           // tries in all of one request; 0 means AWS's, or 5
+	RetryBackoff     time.Duration // pause before the second try, doubled for each further one; 0 means 200ms
 
 	// Stall is how long a connection may be silent; 0 means 2 minutes. It has
 	// no effect with HTTP.
@@ -149,7 +150,7 @@ func New(cfg Config) (*Backend, error) {
 		indexes: cfg.Prefix + orDefault(cfg.ManifestsPrefix, "manifests/"),
 		pool:    parts.NewPool(rangeSize, int(max(1, cfg.ReadAhead/rangeSize))),
 		sends:   make(chan struct{}, cfg.Sends),
-		policy:  retry.Policy{Attempts: cfg.RetryMaxAttempts},
+		policy:  retry.Policy{Attempts: cfg.RetryMaxAttempts, Backoff: cfg.RetryBackoff},
 		copyMax: copyMax,
 		held:    map[digest.Digest]object{},
 		absent:  map[digest.Digest]bool{},
@@ -197,6 +198,7 @@ func (cfg *Config) complete() error {
 		cfg.RetryMaxAttempts = cfg.AWS.RetryMaxAttempts
 	}
 	cfg.RetryMaxAttempts = cmp.Or(max(cfg.RetryMaxAttempts, 0), 5)
+	cfg.RetryBackoff = cmp.Or(cfg.RetryBackoff, 200*time.Millisecond)
 	cfg.TouchRefresh = cmp.Or(cfg.TouchRefresh, 24*time.Hour)
 	cfg.Sends = cmp.Or(max(cfg.Sends, 0), 32)
 	cfg.PartSize = max(leastPart, cmp.Or(cfg.PartSize, partSize))
