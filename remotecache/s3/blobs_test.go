@@ -72,7 +72,7 @@ func descs(from uint64, n, size int) []ocispec.Descriptor {
 func TestRequests(t *testing.T) {
 	srv := start(t, services.S3Config{})
 	count := counter(t, srv)
-	b := open(t, config(srv))
+	b := open(t, reach(srv))
 	missing := func(b *s3.Backend, blobs []ocispec.Descriptor, want int) {
 		t.Helper()
 		got, err := b.Missing(t.Context(), blobs)
@@ -96,11 +96,11 @@ func TestRequests(t *testing.T) {
 	put(t, b, 100, 1000)
 	missing(b, many[:1], 0)
 	want("put one twice, and missing", "1 PutObject")
-	put(t, open(t, config(srv)), 100, 1000)
+	put(t, open(t, reach(srv)), 100, 1000)
 	want("put a small one that another job has put", "1 PutObject")
 	put(t, b, 7, 1<<20)
 	want("put a larger one", "1 HeadObject, 1 PutObject")
-	put(t, open(t, config(srv)), 7, 1<<20)
+	put(t, open(t, reach(srv)), 7, 1<<20)
 	want("put it in another job", "1 HeadObject")
 	missing(b, append(few, many...), 404)
 	want("all", "1 ListObjectsV2")
@@ -128,9 +128,9 @@ func TestRequests(t *testing.T) {
 
 	// Of a bucket with many blobs of others, only so many pages are read.
 	strangers(t, srv, 2500)
-	missing(open(t, config(srv)), append(few, many...), 404)
+	missing(open(t, reach(srv)), append(few, many...), 404)
 	want("400 among 2500", "3 ListObjectsV2")
-	missing(open(t, config(srv)), many[1:21], 20)
+	missing(open(t, reach(srv)), many[1:21], 20)
 	if got := count(); !strings.Contains(got, "1 ListObjectsV2") || !strings.Contains(got, "HeadObject") {
 		t.Errorf("20 among 2500: %s, want a page, and questions after what is not on it", got)
 	}
@@ -147,7 +147,7 @@ func age(t *testing.T, srv *services.S3, d digest.Digest) {
 
 func TestTouch(t *testing.T) {
 	srv := start(t, services.S3Config{Args: []string{"--copy-object-threshold", fmt.Sprint(6 << 20)}})
-	cfg := config(srv)
+	cfg := reach(srv)
 	small, _ := put(t, open(t, cfg), 1, 1000)
 	large, _ := put(t, open(t, cfg), 2, 13<<20)
 	other, _ := put(t, open(t, cfg), 3, 1000)
@@ -204,7 +204,7 @@ func TestTouch(t *testing.T) {
 	// Who may not write is not told before it does.
 	srv = start(t, services.S3Config{Dir: srv.Dir, ReadOnly: true})
 	age(t, srv, small)
-	b := open(t, config(srv))
+	b := open(t, reach(srv))
 	if missing, err := b.Missing(t.Context(), blobs[:1]); err != nil || len(missing) > 0 {
 		t.Errorf("%v, %v", missing, err)
 	}
@@ -223,7 +223,7 @@ func sorted(list string) string {
 // put anew.
 func TestDamage(t *testing.T) {
 	srv := start(t, services.S3Config{})
-	cfg := config(srv)
+	cfg := reach(srv)
 	const size = 10 << 20
 	d, data := put(t, open(t, cfg), 1, size)
 	blobs := descs(1, 1, size)
@@ -287,7 +287,7 @@ func TestNames(t *testing.T) {
 	}
 
 	srv := start(t, services.S3Config{})
-	cfg := config(srv)
+	cfg := reach(srv)
 	cfg.Prefix = "p/"
 	b := open(t, cfg)
 	blob, _ := remotecachetest.Blob(1, 100)

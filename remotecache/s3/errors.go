@@ -53,6 +53,9 @@ func (b *Backend) fail(ctx context.Context, want access, err error, doing string
 func (b *Backend) meaning(want access, a *answer) (meaning error, advice string) {
 	where := fmt.Sprintf("arn:aws:s3:::%s/%s*", b.cfg.Bucket, b.cfg.Prefix)
 	if _, ok := errors.AsType[*credentialsError](a); ok {
+		if b.cfg.RoleARN != "" {
+			return nil, fmt.Sprintf("let the role %s trust the identity of this job; in GitHub Actions the job needs `permissions: id-token: write`", b.cfg.RoleARN)
+		}
 		return nil, "give access_key_id and secret_access_key, or let the job find credentials of AWS"
 	}
 	switch a.code {
@@ -102,9 +105,6 @@ type answer struct {
 func (a *answer) Unwrap() error { return a.err }
 
 func (a *answer) Error() string {
-	if cred, ok := errors.AsType[*credentialsError](a.err); ok {
-		return cred.Error()
-	}
 	if a.status == 0 {
 		return transportText(a.err)
 	}
@@ -123,6 +123,9 @@ func (a *answer) Error() string {
 
 // transportText returns what net/http said, without the operations around it.
 func transportText(err error) string {
+	if _, ok := errors.AsType[*credentialsError](err); ok {
+		return err.Error()
+	}
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		return u.Error()
 	}
@@ -130,6 +133,9 @@ func transportText(err error) string {
 }
 
 func answerOf(err error) *answer {
+	if cred, ok := errors.AsType[*credentialsError](err); ok {
+		return &answer{err: cred} // whoever gives them may have answered, the bucket has not
+	}
 	if a, ok := errors.AsType[*answer](err); ok {
 		return a
 	}

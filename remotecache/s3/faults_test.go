@@ -58,7 +58,7 @@ func behind(t *testing.T, srv *services.S3, f fault) s3.Config {
 		}
 	}))
 	t.Cleanup(front.Close)
-	cfg := config(srv)
+	cfg := reach(srv)
 	cfg.EndpointURL = front.URL
 	cfg.RetryBackoff = 10 * time.Millisecond
 	return cfg
@@ -237,7 +237,7 @@ func TestLastingFaults(t *testing.T) {
 			if errors.Is(err, remotecache.ErrReadOnly) != (name == "403") {
 				t.Errorf("is it read-only: %v", err)
 			}
-			direct := open(t, config(srv))
+			direct := open(t, reach(srv))
 			if err := readAll(t, direct, 1, size); !errors.Is(err, remotecache.ErrNotFound) {
 				t.Errorf("after a Put that failed: %v", err)
 			}
@@ -264,9 +264,9 @@ func (c countPuts) Put(ctx context.Context, blob ocispec.Descriptor, src io.Read
 func TestHints(t *testing.T) {
 	srv := start(t, services.S3Config{})
 	readOnly := start(t, services.S3Config{Dir: srv.Dir, ReadOnly: true})
-	put(t, open(t, config(srv)), 1, 1000)
+	put(t, open(t, reach(srv)), 1, 1000)
 	with := func(change func(cfg *s3.Config)) s3.Config {
-		cfg := config(srv)
+		cfg := reach(srv)
 		change(&cfg)
 		return cfg
 	}
@@ -278,7 +278,7 @@ func TestHints(t *testing.T) {
 			return refuse(w, status, code)
 		})
 	}
-	prefixed := config(readOnly)
+	prefixed := reach(readOnly)
 	prefixed.Prefix = "ci/"
 	for _, tt := range []struct {
 		name        string
@@ -338,7 +338,7 @@ func TestHints(t *testing.T) {
 			check("SaveIndex", b.SaveIndex(t.Context(), "main", &remotecache.Index{}), tt.write, advice)
 			// Who cannot write is still told what it may read.
 			if tt.name == "read-only" {
-				if err := readAll(t, open(t, config(readOnly)), 1, 1000); err != nil {
+				if err := readAll(t, open(t, reach(readOnly)), 1, 1000); err != nil {
 					t.Error(err)
 				}
 				check("RemoveBlob", b.RemoveBlob(t.Context(), descs(1, 1, 1)[0].Digest), remotecache.ErrReadOnly, "s3:DeleteObject")
@@ -370,7 +370,7 @@ func TestMayNotList(t *testing.T) {
 		return false
 	})
 	blobs := descs(1, 50, 1000)
-	put(t, open(t, config(srv)), 7, 1000)
+	put(t, open(t, reach(srv)), 7, 1000)
 	b := open(t, cfg)
 	if missing, err := b.Missing(t.Context(), blobs); err != nil || len(missing) != 49 {
 		t.Errorf("%d are missing, %v", len(missing), err)

@@ -26,8 +26,8 @@ func start(t testing.TB, cfg services.S3Config) *services.S3 {
 	return services.Use(t, srv, err)
 }
 
-// config says how to reach srv.
-func config(srv *services.S3) s3.Config {
+// reach says how to reach srv.
+func reach(srv *services.S3) s3.Config {
 	return s3.Config{
 		Bucket: srv.Bucket, Region: srv.Region, EndpointURL: srv.URL, UsePathStyle: true,
 		AccessKeyID: srv.AccessKeyID, SecretAccessKey: srv.SecretAccessKey,
@@ -60,7 +60,7 @@ func stores(cfg s3.Config) func(t *testing.T) func() remotecache.Backend {
 
 func TestSuite(t *testing.T) {
 	srv := start(t, services.S3Config{})
-	remotecachetest.Run(t, stores(config(srv)))
+	remotecachetest.Run(t, stores(reach(srv)))
 }
 
 // TestSuiteTLS: over TLS, bodies are not signed.
@@ -75,7 +75,7 @@ func TestSuiteTLS(t *testing.T) {
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
-	cfg := config(srv)
+	cfg := reach(srv)
 	cfg.HTTP = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, MaxIdleConnsPerHost: 64}}
 	t.Cleanup(cfg.HTTP.CloseIdleConnections)
 	remotecachetest.Run(t, stores(cfg))
@@ -83,7 +83,7 @@ func TestSuiteTLS(t *testing.T) {
 
 func TestKeeper(t *testing.T) {
 	srv := start(t, services.S3Config{})
-	remotecachetest.RunKeeper(t, stores(config(srv)), true, true)
+	remotecachetest.RunKeeper(t, stores(reach(srv)), true, true)
 }
 
 func put(t testing.TB, b remotecache.Backend, seed uint64, size int) (digest.Digest, []byte) {
