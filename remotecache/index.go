@@ -54,6 +54,9 @@ func (idx *Index) Attach(b Blob) {
 func (idx *Index) StoredLayers() []Layer {
 	out := slices.Clone(idx.Layers)
 	for _, b := range idx.Attachments {
+		if b.DiffID == "" {
+			b.DiffID = b.Digest // BuildKit reads no index with a layer that has none
+		}
 		out = append(out, Layer{Blob: b, Parent: NoParent})
 	}
 	return out

@@ -8,6 +8,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/mayfly-build/mayfly/remotecache"
+	"github.com/mayfly-build/mayfly/remotecache/remotecachetest"
 )
 
 func TestValidate(t *testing.T) {
@@ -68,5 +69,20 @@ func TestDecodeNone(t *testing.T) {
 		if idx, err := remotecache.Decode([]byte(doc)); !errors.Is(err, remotecache.ErrCorrupt) {
 			t.Errorf("%s: %+v, %v", doc, idx, err)
 		}
+	}
+}
+
+// TestAttachmentsForBuildKit: each stored layer has a diff ID, without which
+// BuildKit rejects an index as a whole.
+func TestAttachmentsForBuildKit(t *testing.T) {
+	desc, _ := remotecachetest.Blob(1, 10)
+	idx := remotecachetest.IndexOf("x", desc)
+	idx.Attach(remotecache.Blob{Digest: digest.FromString("note"), Size: 4, MediaType: remotecache.AttachmentPrefix + "note"})
+	data, err := idx.EncodeAnnotated()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if layers, ids := strings.Count(string(data), `"blob"`), strings.Count(string(data), `"diffID"`); layers != 2 || ids != layers {
+		t.Errorf("%d diff IDs for %d layers in %s", ids, layers, data)
 	}
 }

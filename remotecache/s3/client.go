@@ -22,6 +22,7 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/mayfly-build/mayfly/internal/retry"
+	"github.com/mayfly-build/mayfly/internal/stall"
 )
 
 func newClient(cfg Config, client *http.Client) *sdk.Client {
@@ -78,16 +79,9 @@ func signedPayload(o *sdk.Options, sha256 string) {
 
 // newHTTP returns a client for many requests at once to one host.
 func newHTTP(cfg Config) *http.Client {
-	dial := (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext
 	tr := &http.Transport{
-		Proxy: http.ProxyFromEnvironment,
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			c, err := dial(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return &watchedConn{Conn: c, stall: cfg.Stall}, nil
-		},
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
 		MaxIdleConnsPerHost:   128,
 		IdleConnTimeout:       90 * time.Second,
 		TLSHandshakeTimeout:   10 * time.Second,
@@ -109,7 +103,7 @@ func newHTTP(cfg Config) *http.Client {
 		tr.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
 	return &http.Client{
-		Transport: expecting{tr},
+		Transport: stall.Transport(expecting{tr}, cfg.Stall),
 		// A redirect tells of another region. The signature is not for there.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -124,28 +118,6 @@ type expecting struct{ *http.Transport }
 func (e expecting) RoundTrip(r *http.Request) (*http.Response, error) {
 	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.1", 1, 1
 	return e.Transport.RoundTrip(r)
-}
-
-// watchedConn is a connection that breaks when nothing moves for a while.
-type watchedConn struct {
-	net.Conn
-	stall time.Duration
-}
-
-// Both deadlines move together: who waits for an answer while the request is
-// still being sent is not stalled.
-func (c *watchedConn) Read(p []byte) (int, error) {
-	if err := c.SetDeadline(time.Now().Add(c.stall)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Read(p)
-}
-
-func (c *watchedConn) Write(p []byte) (int, error) {
-	if err := c.SetDeadline(time.Now().Add(c.stall)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(p)
 }
 
 // newRetryer has the SDK try again as internal/retry would: what is a passing

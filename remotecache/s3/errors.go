@@ -40,7 +40,7 @@ func (b *Backend) fail(ctx context.Context, want access, err error, doing string
 		return fmt.Errorf("%s: %w", doing, context.Cause(ctx))
 	}
 	a := answerOf(err)
-	meaning, advice := b.meaning(want, a)
+	advice, meaning := b.meaning(want, a)
 	wrapped := fmt.Errorf("%s: %w", doing, a)
 	if meaning != nil {
 		wrapped = fmt.Errorf("%s: %w: %w", doing, meaning, a)
@@ -48,49 +48,49 @@ func (b *Backend) fail(ctx context.Context, want access, err error, doing string
 	return remotecache.Tried(hint.With(wrapped, advice))
 }
 
-// meaning returns what an answer is for a cache, nil when it is just a
-// failure, and what the user should do.
-func (b *Backend) meaning(want access, a *answer) (meaning error, advice string) {
+// meaning returns what the user should do about an answer, and what it is for
+// a cache, nil when it is just a failure.
+func (b *Backend) meaning(want access, a *answer) (advice string, meaning error) {
 	where := fmt.Sprintf("arn:aws:s3:::%s/%s*", b.cfg.Bucket, b.cfg.Prefix)
 	if _, ok := errors.AsType[*credentialsError](a); ok {
 		if b.cfg.RoleARN != "" {
-			return nil, fmt.Sprintf("let the role %s trust the identity of this job; in GitHub Actions the job needs `permissions: id-token: write`", b.cfg.RoleARN)
+			return fmt.Sprintf("let the role %s trust the identity of this job; in GitHub Actions the job needs `permissions: id-token: write`", b.cfg.RoleARN), nil
 		}
-		return nil, "give access_key_id and secret_access_key, or let the job find credentials of AWS"
+		return "give access_key_id and secret_access_key, or let the job find credentials of AWS", nil
 	}
 	switch a.code {
 	case "NoSuchBucket":
 		if want == reading {
 			meaning = remotecache.ErrNotFound
 		}
-		return meaning, fmt.Sprintf("create the bucket %s, or correct bucket= and endpoint_url=", b.cfg.Bucket)
+		return fmt.Sprintf("create the bucket %s, or correct bucket= and endpoint_url=", b.cfg.Bucket), meaning
 	case "XAmzContentSHA256Mismatch", "BadDigest":
-		return remotecache.ErrCorrupt, "" // what was sent is not the blob
-	case "InvalidObjectState":
-		return remotecache.ErrNotFound, fmt.Sprintf("keep %s out of archive storage classes", where)
+		return "", remotecache.ErrCorrupt // what was sent is not the blob
+	case "InvalidObjectState": // only reading meets it
+		return fmt.Sprintf("keep %s out of archive storage classes", where), remotecache.ErrNotFound
 	case "RequestTimeTooSkewed":
-		return nil, "set this machine's clock: it is more than 15 minutes off"
+		return "set this machine's clock: it is more than 15 minutes off", nil
 	case "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken":
-		return nil, "give credentials that outlive the build, or let mayfly assume a role, whose credentials it renews"
+		return "give credentials that outlive the build, or let mayfly assume a role, whose credentials it renews", nil
 	case "InvalidAccessKeyId", "InvalidClientTokenId", "XAdminUserNotFound": // the last one is versitygw's
-		return nil, "correct access_key_id: the service does not know it"
+		return "correct access_key_id: the service does not know it", nil
 	case "SignatureDoesNotMatch":
-		return nil, "correct secret_access_key; behind Google's front end, set disable_accept_encoding=true"
+		return "correct secret_access_key; behind Google's front end, set disable_accept_encoding=true", nil
 	}
 	if region := a.region(b.cfg.Region); region != "" {
-		return nil, fmt.Sprintf("set region=%s: the bucket %s is not in %s", region, b.cfg.Bucket, b.cfg.Region)
+		return fmt.Sprintf("set region=%s: the bucket %s is not in %s", region, b.cfg.Bucket, b.cfg.Region), nil
 	}
 	switch {
 	case a.status == http.StatusNotFound && want == reading && a.nothing():
-		return remotecache.ErrNotFound, ""
+		return "", remotecache.ErrNotFound
 	case a.status == http.StatusForbidden && want == writing:
-		return remotecache.ErrReadOnly, fmt.Sprintf("allow s3:PutObject and s3:AbortMultipartUpload on %s to write to the cache", where)
+		return fmt.Sprintf("allow s3:PutObject and s3:AbortMultipartUpload on %s to write to the cache", where), remotecache.ErrReadOnly
 	case a.status == http.StatusForbidden && want == removing:
-		return remotecache.ErrReadOnly, "allow s3:DeleteObject on " + where
+		return "allow s3:DeleteObject on " + where, remotecache.ErrReadOnly
 	case a.status == http.StatusForbidden:
-		return nil, fmt.Sprintf("allow s3:GetObject on %s and s3:ListBucket on arn:aws:s3:::%s, without which what is not there is forbidden too", where, b.cfg.Bucket)
+		return fmt.Sprintf("allow s3:GetObject on %s and s3:ListBucket on arn:aws:s3:::%s, without which what is not there is forbidden too", where, b.cfg.Bucket), nil
 	}
-	return nil, ""
+	return "", nil
 }
 
 // An answer is an error of the SDK in a few words: what the service said, or
@@ -175,8 +175,8 @@ func (a *answer) region(ours string) string {
 		return ""
 	}
 	if a.bucket == "" { // AWS and others say it in words
-		_, after, _ := strings.Cut(a.said, "expecting ")
-		a.bucket = strings.Trim(after, `'"`)
+		_, after, _ := strings.Cut(strings.ReplaceAll(a.said, `"`, "'"), "expecting '")
+		a.bucket, _, _ = strings.Cut(after, "'")
 	}
 	if a.bucket == ours {
 		return ""

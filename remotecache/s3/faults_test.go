@@ -296,7 +296,7 @@ func TestHints(t *testing.T) {
 		{"wrong region, as others say", answers(400, "AuthorizationHeaderMalformed"), nil, nil, "set region=<its region>", ""},
 		{"clock", answers(403, "RequestTimeTooSkewed"), nil, nil, "clock", ""},
 		{"expired", answers(400, "ExpiredToken"), nil, nil, "credentials that outlive the build", ""},
-		{"archived", answers(403, "InvalidObjectState"), remotecache.ErrNotFound, remotecache.ErrNotFound, "archive", ""},
+		{"archived", answers(403, "InvalidObjectState"), remotecache.ErrNotFound, remotecache.ErrNotFound, "archive", ""}, // a PUT never is
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

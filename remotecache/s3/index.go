@@ -76,10 +76,11 @@ func (b *Backend) SaveIndex(ctx context.Context, ref string, idx *remotecache.In
 	for _, blob := range idx.Blobs() {
 		blobs = append(blobs, blob.Descriptor())
 	}
-	missing, err := b.Missing(ctx, blobs)
+	missing, err := b.missing(ctx, blobs)
 	if err != nil {
-		return fmt.Errorf("save cache %q: %w", ref, err)
+		return b.fail(ctx, writing, err, "save cache %q in %s", ref, b)
 	}
+	b.touch(ctx, blobs)
 	if len(missing) > 0 {
 		return fmt.Errorf("save cache %q in %s: %d blobs, such as %s: %w", ref, b, len(missing), missing[0].Digest, remotecache.ErrNotFound)
 	}

@@ -67,7 +67,8 @@ type Config struct {
 	// environment: a program that wants the SDK's own chain (AWS_* variables,
 	// shared files, AWS_WEB_IDENTITY_TOKEN_FILE with AWS_ROLE_ARN, roles of
 	// containers and instances) sets it to what LoadDefaultConfig of the SDK's
-	// package config returns. Its credentials are refreshed as they expire.
+	// package config returns. Its credentials are refreshed as they expire; with
+	// WithCredentialsCacheOptions and an ExpiryWindow, some time before.
 	AWS *aws.Config
 
 	// TouchRefresh is the age from which on a blob that an export needs is
@@ -82,7 +83,7 @@ type Config struct {
 	Sends             int
 
 	PartSize  int64 // least bytes of a part of an upload, at least 5 MiB; 0 means 8 MiB
-	ReadAhead int64 // bytes of memory for what is fetched ahead, for all blobs; 0 means 64 MiB
+	ReadAhead int64 // bytes of memory for what is fetched ahead, for all blobs; 0 means 48 MiB
 
 	// DisableAcceptEncoding leaves Accept-Encoding out of what is signed.
 	// Google's front end changes that header, and then takes the signature for
@@ -93,10 +94,10 @@ type Config struct {
 	RetryMaxAttempts int           // tries in all of one request; 0 means AWS's, or 5
 	RetryBackoff     time.Duration // pause before the second try, doubled for each further one; 0 means 200ms
 
-	// Stall is how long a connection may be silent; 0 means 2 minutes. It has
-	// no effect with HTTP.
+	// HTTP sends the requests; nil means a client for many of them at once,
+	// which gives up those on which nothing moves for Stall; 0 means 1 minute.
+	HTTP  *http.Client
 	Stall time.Duration
-	HTTP  *http.Client // nil means one with up to 128 idle connections
 }
 
 // A Backend is the cache in one bucket below one prefix.
@@ -202,8 +203,8 @@ func (cfg *Config) complete() error {
 	cfg.TouchRefresh = cmp.Or(cfg.TouchRefresh, 24*time.Hour)
 	cfg.Sends = cmp.Or(max(cfg.Sends, 0), 32)
 	cfg.PartSize = max(leastPart, cmp.Or(cfg.PartSize, partSize))
-	cfg.ReadAhead = cmp.Or(cfg.ReadAhead, 64*mib)
-	cfg.Stall = cmp.Or(cfg.Stall, 2*time.Minute)
+	cfg.ReadAhead = cmp.Or(cfg.ReadAhead, 48*mib)
+	cfg.Stall = cmp.Or(cfg.Stall, time.Minute)
 	return nil
 }
 
