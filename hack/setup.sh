@@ -6,7 +6,7 @@
 #   hack/setup.sh             everything
 #   hack/setup.sh packages    Debian packages: enough to build mayfly and for the demo
 #   hack/setup.sh buildkit    and the real BuildKit, for tests and benchmarks
-#   hack/setup.sh services    and the services of cache backends: azurite, versitygw
+#   hack/setup.sh services    and the services of cache backends: azurite, versitygw, those of Actions
 #   hack/setup.sh lint        and golangci-lint
 set -euo pipefail
 part=${1:-all}
@@ -28,7 +28,7 @@ packages=(
   ca-certificates curl jq bzip2 xz-utils
 )
 if wants services && ! command -v npm >/dev/null; then
-  packages+=(nodejs npm)                      # for azurite: node 20 or newer
+  packages+=(nodejs npm)                      # for azurite and actions-cache: node 20 or newer
 fi
 missing=()
 for p in "${packages[@]}"; do
@@ -45,10 +45,10 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 # build MODULE_DIR PACKAGE [LDFLAGS]: a program whose version the go.mod of
-# MODULE_DIR pins; built again when that file changes.
+# MODULE_DIR pins, or one of that module; built again when they change.
 build() {
   local name=${2##*/} stamp
-  stamp="$(sha256sum <"$1/go.mod" | cut -c1-16) $(go env GOVERSION)"
+  stamp="$(cat "$1/go.mod" "$1"/*.go 2>/dev/null | sha256sum | cut -c1-16) $(go env GOVERSION)"
   [ -x "$bin/$name" ] && [ "$(cat "$bin/.$name.stamp" 2>/dev/null)" = "$stamp" ] && return
   say "go build $2"
   (cd "$1" && CGO_ENABLED=0 go build -mod=readonly -buildvcs=false -trimpath -ldflags "-s -w ${3:-}" -o "$bin/$name.tmp$$" "$2")
@@ -56,20 +56,21 @@ build() {
   echo "$stamp" >"$bin/.$name.stamp"
 }
 
-# npm_program NAME PROGRAM: a program of the npm packages whose versions
-# hack/NAME/package-lock.json pins; installed again when that file changes.
+# npm_program NAME PROGRAM [FILE]: a program of the npm packages whose versions
+# hack/NAME/package-lock.json pins, or FILE beside it, which uses them;
+# installed again when they change.
 npm_program() {
   local name=$1 dir=$dev/$1 tmp=$dev/$1.tmp$$ stamp
-  stamp="$(sha256sum <"$here/$name/package-lock.json" | cut -c1-16) $(node --version)"
+  stamp="$(cat "$here/$name"/package-lock.json ${3:+"$here/$name/$3"} | sha256sum | cut -c1-16) $(node --version)"
   [ -x "$bin/$2" ] && [ "$(cat "$dir/.stamp" 2>/dev/null)" = "$stamp" ] && return
   say "npm ci in hack/$name"
   mkdir -p "$tmp"
-  cp "$here/$name"/package{,-lock}.json "$tmp"
+  cp "$here/$name"/* "$tmp"
   (cd "$tmp" && npm ci --ignore-scripts --no-audit --no-fund </dev/null >"$dev/npm.log" 2>&1) || { rm -rf "$tmp"; tail -20 "$dev/npm.log" >&2; exit 1; }
   echo "$stamp" >"$tmp/.stamp"
   rm -rf "$dir"
   mv "$tmp" "$dir"
-  ln -sfn "../$name/node_modules/.bin/$2" "$bin/$2"
+  ln -sfn "../$name/${3:-node_modules/.bin/$2}" "$bin/$2"
 }
 if wants buildkit; then
   bk=github.com/moby/buildkit
@@ -80,7 +81,9 @@ if wants buildkit; then
 fi
 if wants services; then
   npm_program azurite azurite-blob
+  npm_program actions-cache actions-cache actions-cache.mjs
   build "$here/versitygw" github.com/versity/versitygw/cmd/versitygw
+  build "$here/ghacache" github.com/mayfly-build/mayfly/hack/ghacache
 fi
 if wants lint; then
   build "$here/tools" github.com/golangci/golangci-lint/v2/cmd/golangci-lint
