@@ -57,6 +57,8 @@ type build struct {
 	beside  sync.WaitGroup // imports under way
 	mu      sync.Mutex
 	imports []*importing
+
+	corruptMounts []cachemount.Use // that a cache has, and that could not be restored
 }
 
 // Build carries a request out. When it returns, nothing it started is left:
@@ -116,7 +118,7 @@ func (b *build) open(ctx context.Context) (err error) {
 	}
 	b.world = &op.World{
 		Layers: b.layers, Hasher: contenthash.New(b.hashes), Snapshot: snap, Executor: exec,
-		Mounts:  cachemount.New(b.state.Path("mounts"), b.state.Tmp),
+		Mounts:  cachemount.New(cachemount.Config{Dir: b.state.Path("mounts"), Tmp: b.state.Tmp, Restore: b.restoreMount}),
 		Images:  image.New(b.req.Registry),
 		Git:     git.New(git.Config{Dir: b.state.Path("git"), Secret: b.req.Secrets.Get, SSHAgent: b.req.Agents.Forward, Env: b.req.Env}),
 		HTTP:    http.New(http.Config{Tmp: b.state.Tmp, Secret: b.req.Secrets.Get}),

@@ -136,6 +136,7 @@ func (c *cacheExport) watch(blob ocispec.Descriptor) func(error) {
 type cacheExports struct {
 	outcomes []CacheOutcome
 	errs     []error
+	mounts   [][]CacheOutcome    // of the cache mounts in each
 	manifest *ocispec.Descriptor // of the last one that has a manifest
 }
 
@@ -147,10 +148,22 @@ const exportTimeout = 10 * time.Minute
 // it stops them first.
 func (b *build) startCacheExports(ctx context.Context, t *target, s *layer.State) func(error) *cacheExports {
 	ctx, cancel := context.WithCancel(ctx)
-	out := &cacheExports{outcomes: make([]CacheOutcome, len(b.exports)), errs: make([]error, len(b.exports))}
+	n := len(b.exports)
+	out := &cacheExports{outcomes: make([]CacheOutcome, n), errs: make([]error, n), mounts: make([][]CacheOutcome, n)}
+	manifests := make([]*ocispec.Descriptor, n)
 	var work sync.WaitGroup
 	for i, ex := range b.exports {
-		work.Go(func() { out.outcomes[i], out.errs[i] = b.exportCache(ctx, t, ex) })
+		work.Go(func() {
+			out.outcomes[i], out.errs[i] = b.exportCache(ctx, t, ex)
+			if ex.Manifest != nil {
+				if desc, ok := ex.Manifest(); ok { // before that of a cache mount
+					manifests[i] = &desc
+				}
+			}
+			var err error
+			out.mounts[i], err = b.exportMounts(ctx, ex.Export)
+			out.errs[i] = errors.Join(out.errs[i], err)
+		})
 	}
 	return func(err error) *cacheExports {
 		if err != nil {
@@ -158,11 +171,9 @@ func (b *build) startCacheExports(ctx context.Context, t *target, s *layer.State
 		}
 		work.Wait()
 		cancel()
-		for _, ex := range b.exports {
-			if ex.Manifest != nil {
-				if desc, ok := ex.Manifest(); ok {
-					out.manifest = &desc
-				}
+		for _, desc := range manifests {
+			if desc != nil {
+				out.manifest = desc
 			}
 		}
 		return out
@@ -176,6 +187,9 @@ func (c *cacheExports) into(res *Result) error {
 		res.Manifest = c.manifest
 	}
 	res.Caches = append(res.Caches, c.outcomes...)
+	for _, m := range c.mounts {
+		res.Caches = append(res.Caches, m...)
+	}
 	return errors.Join(c.errs...)
 }
 

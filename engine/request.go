@@ -91,6 +91,20 @@ type Import struct {
 	// Load fetches the indexes: keys only, no blobs. The origin is where the
 	// blobs can be read.
 	Load func(ctx context.Context) ([]*remotecache.Index, layer.Origin, error)
+
+	// Mounts, unless nil, are the cache mounts that are restored from here
+	// when a step needs them and the state dir has none. The first Import that
+	// has one wins.
+	Mounts *MountsImport
+}
+
+// A MountsImport says which directories of RUN --mount=type=cache are restored
+// from a cache.
+type MountsImport struct {
+	Backend remotecache.Backend
+	Refs    []string      // of the caches beside which they were stored; the first that has one wins
+	IDs     []string      // of the mounts, as the Dockerfile has them: id=, or else the target; none means all
+	MaxAge  time.Duration // those stored longer ago are not restored; 0 means as long as their export said
 }
 
 // An Export is a cache to write.
@@ -109,6 +123,10 @@ type Export struct {
 	// limits; otherwise the index is replaced.
 	Merge *remotecache.Limits
 
+	// Mounts, unless nil, are the cache mounts that are stored beside Ref, once
+	// the build succeeded.
+	Mounts *MountsExport
+
 	// Denied, unless nil, is why the cache may not be written: nothing is sent,
 	// and the outcome is skipped with this reason.
 	Denied error
@@ -116,6 +134,14 @@ type Export struct {
 	// Manifest describes what was saved, for the metadata file; nil when the
 	// backend has no manifest.
 	Manifest func() (ocispec.Descriptor, bool)
+}
+
+// A MountsExport says which directories of RUN --mount=type=cache, among those
+// that a step of the build used, are stored in a cache, and what of them.
+type MountsExport struct {
+	IDs     []string      // as in MountsImport
+	MaxSize int64         // bytes of each mount's files; those used longest ago are left out; 0 means any number
+	MaxAge  time.Duration // files not used for so long are left out, and a mount stored longer ago is not restored; 0 means any age
 }
 
 // A Result says what was built.
@@ -134,7 +160,8 @@ type Result struct {
 	Seconds    float64
 }
 
-// A CacheOutcome says what became of one cache.
+// A CacheOutcome says what became of one cache, or of a cache mount in one:
+// then the name is "mounts", the mount's id, and the cache's name.
 type CacheOutcome struct {
 	Name    string
 	Export  bool   // otherwise an import

@@ -18,12 +18,16 @@ func newStore(t *testing.T, root string) *Store {
 	if err := os.MkdirAll(tmp, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return New(filepath.Join(root, "mounts"), func() (string, error) { return os.MkdirTemp(tmp, "mount-") })
+	return New(Config{Dir: filepath.Join(root, "mounts"), Tmp: func() (string, error) { return os.MkdirTemp(tmp, "mount-") }})
+}
+
+func want(id string, sharing Sharing, fill func(string) error) Want {
+	return Want{Use: Use{ID: id, Platform: "linux/amd64"}, Sharing: sharing, Fill: fill}
 }
 
 func get(t *testing.T, s *Store, id string, sharing Sharing) *Mount {
 	t.Helper()
-	m, err := s.Get(t.Context(), id, sharing, nil)
+	m, err := s.Get(t.Context(), want(id, sharing, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +84,7 @@ func TestLockedWaits(t *testing.T) {
 	got := make(chan *Mount)
 	other := newStore(t, root)
 	go func() {
-		m, err := other.Get(context.WithoutCancel(t.Context()), "go", Locked, nil)
+		m, err := other.Get(context.WithoutCancel(t.Context()), want("go", Locked, nil))
 		if err != nil {
 			t.Error(err)
 		}
@@ -107,7 +111,7 @@ func TestLockedExcludes(t *testing.T) {
 		s := newStore(t, root)
 		for range 3 {
 			wg.Go(func() {
-				m, err := s.Get(t.Context(), "go", Locked, nil)
+				m, err := s.Get(t.Context(), want("go", Locked, nil))
 				if err != nil {
 					t.Error(err)
 					return
@@ -131,7 +135,7 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		stopped := errors.New("the job was stopped")
 		time.AfterFunc(pollLock, func() { cancel(stopped) })
-		if _, err := newStore(t, root).Get(ctx, "go", Locked, nil); !errors.Is(err, stopped) {
+		if _, err := newStore(t, root).Get(ctx, want("go", Locked, nil)); !errors.Is(err, stopped) {
 			t.Errorf("waiting for one who has it as %d: %v", held, err)
 		}
 		a.Close()
@@ -148,7 +152,7 @@ func TestFillOnce(t *testing.T) {
 			return os.WriteFile(filepath.Join(dir, "seed"), nil, 0o644)
 		}
 		for range 2 {
-			m, err := s.Get(t.Context(), "go", sharing, fill)
+			m, err := s.Get(t.Context(), want("go", sharing, fill))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -167,10 +171,10 @@ func TestFillFails(t *testing.T) {
 	root := t.TempDir()
 	s := newStore(t, root)
 	broken := errors.New("no space left")
-	_, err := s.Get(t.Context(), "go", Locked, func(dir string) error {
+	_, err := s.Get(t.Context(), want("go", Locked, func(dir string) error {
 		os.WriteFile(filepath.Join(dir, "half"), nil, 0o644)
 		return broken
-	})
+	}))
 	if !errors.Is(err, broken) {
 		t.Fatalf("the error is %v", err)
 	}
@@ -192,14 +196,14 @@ func TestManyStoresFillAtOnce(t *testing.T) {
 		s := newStore(t, root)
 		wg.Go(func() {
 			<-start
-			m, err := s.Get(t.Context(), "go", Shared, func(dir string) error {
+			m, err := s.Get(t.Context(), want("go", Shared, func(dir string) error {
 				for _, name := range []string{"a", "b"} {
 					if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
 						return err
 					}
 				}
 				return nil
-			})
+			}))
 			if err != nil {
 				t.Error(err)
 				return

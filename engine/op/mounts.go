@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/solver/pb"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -206,7 +207,9 @@ func (m *mounts) cache(ctx context.Context, pm *pb.Mount, below *layer.State) er
 	case pb.CacheSharingOpt_LOCKED:
 		sharing = cachemount.Locked
 	}
-	mount, err := m.w.Mounts.Get(ctx, id, sharing, fill)
+	mount, err := m.w.Mounts.Get(ctx, cachemount.Want{
+		Use: cachemount.Use{ID: id, Platform: platforms.Format(m.v.Platform())}, Sharing: sharing, Fill: fill,
+	})
 	if err != nil {
 		return err
 	}

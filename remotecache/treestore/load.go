@@ -33,9 +33,9 @@ type LoadOptions struct {
 // stored under name beside the cache of ref, and returns what is known of its
 // files for Save. It is all or nothing: after an error dir is empty.
 //
-// The error is remotecache.ErrNotFound when nothing is stored or a part of it
-// is gone, ErrExpired when it is too old, and remotecache.ErrCorrupt when a
-// part is not what it should be. What is written is inside of dir whatever was
+// The error is remotecache.ErrNotFound when nothing is stored, ErrExpired when
+// it is too old, ErrIncomplete when a part of it is gone, and
+// remotecache.ErrCorrupt when a part is not what it should be. What is written is inside of dir whatever was
 // stored: a manifest has no paths, only names in directories of its own.
 //
 // Owners and devices are root's to make: in other processes what belongs to
@@ -86,9 +86,9 @@ type use struct {
 }
 
 func (l *loader) run(ctx context.Context, ref string, name Name) (_ *Known, err error) {
-	t, _, err := readTree(ctx, l.b, Ref(ref, name), name, l.opts.Watch)
+	t, idx, err := readTree(ctx, l.b, Ref(ref, name), name, l.opts.Watch)
 	if err != nil {
-		return nil, err
+		return nil, lost(err, idx != nil)
 	}
 	for _, age := range []time.Duration{t.maxAge, l.opts.MaxAge} {
 		if ago := l.opts.Now().Sub(t.saved); age > 0 && ago > age {
@@ -114,12 +114,21 @@ func (l *loader) run(ctx context.Context, ref string, name Name) (_ *Known, err 
 		return nil, err
 	}
 	if err := l.packs(ctx); err != nil {
-		return nil, err
+		return nil, lost(err, true)
 	}
 	if err := l.rest(ctx); err != nil {
 		return nil, err
 	}
 	return l.known(ctx)
+}
+
+// lost gives the error of a blob that is gone its meaning, once it is known
+// that there should be one.
+func lost(err error, stored bool) error {
+	if stored && errors.Is(err, remotecache.ErrNotFound) {
+		return fmt.Errorf("%w: %w", ErrIncomplete, err)
+	}
+	return err
 }
 
 // ready returns an error unless the directory is empty and has room for t.

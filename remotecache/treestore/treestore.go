@@ -37,12 +37,19 @@ import (
 // Index and are none: the record of the Index leads to them.
 const (
 	MediaTypePack     = "application/vnd.mayfly.mount.pack.v1+zstd"
-	MediaTypeManifest = "application/vnd.mayfly.mount.manifest.v1+zstd"
+	MediaTypeManifest = "application/vnd.mayfly.mount.tree.v1+zstd"
 )
 
-// ErrExpired says that a directory was stored longer ago than it is to be
-// kept. It is an ErrNotFound of remotecache.
-var ErrExpired = fmt.Errorf("stored too long ago: %w", remotecache.ErrNotFound)
+var (
+	// ErrExpired says that a directory was stored longer ago than it is to be
+	// kept. It is an ErrNotFound of remotecache.
+	ErrExpired = fmt.Errorf("stored too long ago: %w", remotecache.ErrNotFound)
+
+	// ErrIncomplete says that a directory is stored, and that the cache has
+	// lost a part of it. It is an ErrNotFound of remotecache; Save sends what
+	// is lost again.
+	ErrIncomplete = fmt.Errorf("a part of it is lost: %w", remotecache.ErrNotFound)
+)
 
 // A Name tells the directories of one cache from each other.
 type Name struct {

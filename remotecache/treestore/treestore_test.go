@@ -370,7 +370,7 @@ func TestKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := newDir(t)
-	if _, _, err := got.load(b, LoadOptions{}); !errors.Is(err, remotecache.ErrNotFound) || len(got.names()) > 0 {
+	if _, _, err := got.load(b, LoadOptions{}); !errors.Is(err, remotecache.ErrNotFound) || errors.Is(err, ErrIncomplete) || len(got.names()) > 0 {
 		t.Errorf("loaded what was not saved: %v, %q", err, got.names())
 	}
 	b.put = nil
@@ -413,7 +413,7 @@ func TestLostPack(t *testing.T) {
 	}
 	m.Remove(tr.packs[0].digest)
 	got := newDir(t)
-	if _, _, err := got.load(m, LoadOptions{}); !errors.Is(err, remotecache.ErrNotFound) {
+	if _, _, err := got.load(m, LoadOptions{}); !errors.Is(err, ErrIncomplete) || !errors.Is(err, remotecache.ErrNotFound) {
 		t.Errorf("load: %v", err)
 	}
 	if names := got.names(); len(names) != 0 {
