@@ -195,14 +195,12 @@ func must(t testing.TB, err error) {
 // A spy counts what goes to a backend, and fails where it is told to.
 type spy struct {
 	remotecache.Backend
-	mu      sync.Mutex
-	blobs   []ocispec.Descriptor // put
-	bytes   int64
-	read    int64
-	put     func(ocispec.Descriptor) error
-	saving  func()
-	saves   int
-	missing int // blobs asked for
+	mu     sync.Mutex
+	blobs  []ocispec.Descriptor // put
+	bytes  int64                // of them
+	put    func(ocispec.Descriptor) error
+	saving func()
+	saves  int // of an Index
 }
 
 func (s *spy) Put(ctx context.Context, blob ocispec.Descriptor, src io.ReaderAt) error {
@@ -217,13 +215,6 @@ func (s *spy) Put(ctx context.Context, blob ocispec.Descriptor, src io.ReaderAt)
 	return s.Backend.Put(ctx, blob, src)
 }
 
-func (s *spy) Open(ctx context.Context, blob ocispec.Descriptor, off int64) (io.ReadCloser, error) {
-	s.mu.Lock()
-	s.read += blob.Size - off
-	s.mu.Unlock()
-	return s.Backend.Open(ctx, blob, off)
-}
-
 func (s *spy) SaveIndex(ctx context.Context, ref string, idx *remotecache.Index) error {
 	s.saves++
 	if s.saving != nil {
@@ -235,7 +226,7 @@ func (s *spy) SaveIndex(ctx context.Context, ref string, idx *remotecache.Index)
 // stored returns what a backend has for testName.
 func stored(t *testing.T, b remotecache.Backend) (*tree, *remotecache.Index) {
 	t.Helper()
-	tr, idx, err := readTree(t.Context(), b, Ref("main", testName), testName, nil)
+	tr, idx, err := readTree(t.Context(), b, Ref("main", testName), nil)
 	must(t, err)
 	return tr, idx
 }

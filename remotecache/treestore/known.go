@@ -32,14 +32,22 @@ type knownPiece struct {
 
 func (p knownPiece) isHole() bool { return p.sum == sum{} }
 
-// racy is how old a change must be for another one to get another time: the
-// kernel's clock for files ticks at least every 10 ms.
-const racy = 20 * time.Millisecond
+// How old a change must be for another one to get another time. The kernel's
+// clock for files ticks at least every 10 ms; file systems that store whole
+// seconds are known by them.
+const (
+	racy       = 20 * time.Millisecond
+	racyCoarse = 2 * time.Second
+)
 
 // add notes a file. at is a time at which it had that content and stat: one
 // that had changed just before could change again without being seen to.
 func (k *Known) add(path string, f knownFile, at time.Time) {
-	if f.stat.ctime.before(stampAt(at.Add(-racy))) {
+	ago := racy
+	if f.stat.ctime.nsec == 0 {
+		ago = racyCoarse
+	}
+	if f.stat.ctime.before(stampAt(at.Add(-ago))) {
 		k.files[path] = f
 	}
 }

@@ -86,7 +86,7 @@ type use struct {
 }
 
 func (l *loader) run(ctx context.Context, ref string, name Name) (_ *Known, err error) {
-	t, idx, err := readTree(ctx, l.b, Ref(ref, name), name, l.opts.Watch)
+	t, idx, err := readNamed(ctx, l.b, Ref(ref, name), name, l.opts.Watch)
 	if err != nil {
 		return nil, lost(err, idx != nil)
 	}

@@ -19,9 +19,10 @@ const (
 	// and written side by side.
 	packSize = 32 << 20
 
-	// packsAtOnce bounds the packs that are being compressed and sent, each
-	// with its chunks in memory.
-	packsAtOnce = 4
+	// packsAtOnce bounds the packs that are being compressed or sent. Those
+	// that are sent lie in a file; buffers bounds those that are in memory.
+	packsAtOnce = 6
+	buffers     = 3
 
 	// A pack is made anew when less than half of it is still used, and packs
 	// below smallPack are put together when there are more than maxSmall of
@@ -63,8 +64,8 @@ type packer struct {
 	in      chan packing
 	ended   chan struct{} // closed when in was read to its end
 	group   *errgroup.Group
-	buffers sync.Pool // *[]byte: chunks of a pack
-	writers sync.Pool // *zstd.Encoder
+	free    chan []byte // for the chunks of a pack
+	writers sync.Pool   // *zstd.Encoder
 
 	made []*packAt // valid after wait
 }
@@ -78,7 +79,13 @@ type packing struct {
 }
 
 func newPacker(ctx context.Context, tmp string, store func(context.Context, ocispec.Descriptor, io.ReaderAt) error) *packer {
-	p := &packer{tmp: tmp, store: store, in: make(chan packing), ended: make(chan struct{})}
+	p := &packer{
+		tmp: tmp, store: store, in: make(chan packing), ended: make(chan struct{}),
+		free: make(chan []byte, buffers),
+	}
+	for range buffers {
+		p.free <- nil // made when it is needed
+	}
 	p.group, p.ctx = errgroup.WithContext(ctx)
 	p.group.SetLimit(packsAtOnce)
 	go p.run()
@@ -110,33 +117,34 @@ func (p *packer) wait() ([]*packAt, error) {
 func (p *packer) run() {
 	defer close(p.ended)
 	var at *packAt
-	var buf *[]byte
+	var buf []byte
 	send := func() {
 		if at == nil {
 			return
 		}
 		full, chunks := at, buf
 		p.made = append(p.made, full)
-		p.group.Go(func() error { // waits while there are packsAtOnce
-			err := p.send(full, *chunks)
-			*chunks = (*chunks)[:0]
-			p.buffers.Put(chunks)
-			return err
-		})
+		p.group.Go(func() error { return p.send(full, chunks) }) // waits while there are packsAtOnce
 		at, buf = nil, nil
 	}
 	for c := range p.in {
-		if at != nil && len(*buf)+len(c.data) > packSize {
+		if at != nil && len(buf)+len(c.data) > packSize {
 			send()
 		}
 		if at == nil {
-			at = &packAt{ours: true}
-			if buf, _ = p.buffers.Get().(*[]byte); buf == nil {
-				buf = new([]byte)
-			}
+			at, buf = &packAt{ours: true}, <-p.free
 		}
-		c.chunk.pack, c.chunk.off = at, int64(len(*buf))
-		*buf = append(*buf, c.data...)
+		if need := len(buf) + len(c.data); need > cap(buf) {
+			// Once to a size for small changes, and then to that of a pack.
+			grown := make([]byte, len(buf), max(need, packSize/16))
+			if need > packSize/16 {
+				grown = make([]byte, len(buf), packSize)
+			}
+			copy(grown, buf)
+			buf = grown
+		}
+		c.chunk.pack, c.chunk.off = at, int64(len(buf))
+		buf = append(buf, c.data...)
 		c.done <- struct{}{}
 	}
 	send()
@@ -144,35 +152,51 @@ func (p *packer) run() {
 
 // send compresses and stores a pack.
 func (p *packer) send(at *packAt, data []byte) error {
-	if p.ctx.Err() != nil {
-		return context.Cause(p.ctx)
-	}
-	f, err := os.CreateTemp(p.tmp, "pack-*")
+	f, err := p.compress(at, data)
+	p.free <- data[:0]
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	return p.store(p.ctx, at.descriptor(), f)
+}
+
+// compress writes a pack to a file without a name, which is gone once it is
+// closed.
+func (p *packer) compress(at *packAt, data []byte) (_ *os.File, err error) {
+	if p.ctx.Err() != nil {
+		return nil, context.Cause(p.ctx)
+	}
+	f, err := os.CreateTemp(p.tmp, "pack-*")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
 	if err := os.Remove(f.Name()); err != nil {
-		return err
+		return nil, err
 	}
 	h := sha256.New()
 	count := &counter{w: io.MultiWriter(f, h)}
 	z, _ := p.writers.Get().(*zstd.Encoder)
 	if z == nil {
 		if z, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(maxWindow/2)); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	defer p.writers.Put(z)
 	z.Reset(count)
 	if _, err := z.Write(data); err != nil {
-		return err
+		return nil, err
 	}
 	if err := z.Close(); err != nil {
-		return err
+		return nil, err
 	}
 	at.pack = pack{digest: digest.NewDigest(digest.SHA256, h), size: count.n, raw: int64(len(data))}
-	return p.store(p.ctx, at.descriptor(), f)
+	return f, nil
 }
 
 func (p *pack) descriptor() ocispec.Descriptor {

@@ -123,7 +123,7 @@ func (s *saver) run(ctx context.Context) error {
 // load reads what is stored. An Index or manifest that is lost or broken is as
 // good as none.
 func (s *saver) load(ctx context.Context) error {
-	t, idx, err := readTree(ctx, s.b, s.ref, s.name, nil)
+	t, idx, err := readNamed(ctx, s.b, s.ref, s.name, nil)
 	s.old, s.version = t, ""
 	switch {
 	case idx != nil:
@@ -249,40 +249,4 @@ func (s *saver) finish(ctx context.Context, t *tree) (*remotecache.Index, error)
 	idx := indexOf(s.name, t.saved, t.packs, desc)
 	idx.Version = s.version
 	return idx, nil
-}
-
-// readTree returns what is stored under a ref. The Index is not nil once it
-// was read.
-func readTree(ctx context.Context, b remotecache.Backend, ref string, name Name, w Watch) (*tree, *remotecache.Index, error) {
-	idx, err := b.LoadIndex(ctx, ref)
-	if err != nil {
-		return nil, nil, err
-	}
-	desc, err := manifestOf(idx)
-	if err != nil {
-		return nil, idx, err
-	}
-	data, err := readBlob(ctx, b, desc, w)
-	if err != nil {
-		return nil, idx, err
-	}
-	t, err := decode(data)
-	if err == nil && t.name != name {
-		t, err = nil, fmt.Errorf("%w: the manifest is that of %s", remotecache.ErrCorrupt, t.name)
-	}
-	return t, idx, err
-}
-
-func readBlob(ctx context.Context, b remotecache.Backend, desc ocispec.Descriptor, w Watch) (data []byte, err error) {
-	if desc.Size > maxManifest {
-		return nil, fmt.Errorf("%w: the manifest has %d bytes", remotecache.ErrCorrupt, desc.Size)
-	}
-	done := w.start(desc)
-	defer func() { done(err) }()
-	r, err := remotecache.Verify(b).Open(ctx, desc, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	return io.ReadAll(io.LimitReader(r, desc.Size+1)) // one more, so that the digest is looked at
 }

@@ -136,7 +136,10 @@ func manifestOf(idx *remotecache.Index) (ocispec.Descriptor, error) {
 			found = append(found, l.Descriptor())
 		}
 	}
-	if len(found) != 1 {
+	if len(found) == 0 {
+		return ocispec.Descriptor{}, fmt.Errorf("the index leads to no manifest of a cache mount: %w", remotecache.ErrNotFound)
+	}
+	if len(found) > 1 {
 		return ocispec.Descriptor{}, fmt.Errorf("%w: the index has %d manifests of a cache mount, not one", remotecache.ErrCorrupt, len(found))
 	}
 	return found[0], nil
