@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/mayfly-build/mayfly/e2e/services"
 	"github.com/mayfly-build/mayfly/engine/cachemount"
 	"github.com/mayfly-build/mayfly/engine/op"
 	"github.com/mayfly-build/mayfly/engine/progress"
@@ -23,12 +24,14 @@ import (
 	registryclient "github.com/mayfly-build/mayfly/internal/registry"
 	"github.com/mayfly-build/mayfly/internal/registry/registrytest"
 	"github.com/mayfly-build/mayfly/remotecache"
+	"github.com/mayfly-build/mayfly/remotecache/gha"
 	"github.com/mayfly-build/mayfly/remotecache/local"
 	"github.com/mayfly-build/mayfly/remotecache/registry"
+	"github.com/mayfly-build/mayfly/remotecache/s3"
 )
 
-// A job is what of a build cache mounts need, on a state dir of its own.
-type job struct {
+// A mountsJob is what of a build cache mounts need, on a state dir of its own.
+type mountsJob struct {
 	*build
 	t *testing.T
 
@@ -36,9 +39,9 @@ type job struct {
 	steps map[string]string // name → log
 }
 
-func newJob(t *testing.T, req Request) *job {
+func newMountsJob(t *testing.T, req Request) *mountsJob {
 	t.Helper()
-	j := &job{t: t, steps: map[string]string{}}
+	j := &mountsJob{t: t, steps: map[string]string{}}
 	names := map[digest.Digest]string{}
 	req.Progress = progress.New(func(st *client.SolveStatus) {
 		j.mu.Lock()
@@ -52,14 +55,14 @@ func newJob(t *testing.T, req Request) *job {
 		}
 	})
 	state, err := statedir.Open(t.TempDir())
-	ok(t, err)
-	t.Cleanup(func() { ok(t, state.Close()) })
+	noError(t, err)
+	t.Cleanup(func() { noError(t, state.Close()) })
 	j.build = &build{req: req, state: state, obs: newObserver(req.Progress)}
 	j.world = &op.World{Mounts: cachemount.New(cachemount.Config{Dir: state.Path("mounts"), Tmp: state.Tmp, Restore: j.restoreMount})}
 	return j
 }
 
-func ok(t testing.TB, err error) {
+func noError(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -68,34 +71,34 @@ func ok(t testing.TB, err error) {
 
 // run is a step: it writes content to f, unless that is "", and returns what
 // was there.
-func (j *job) run(id, content string) string {
+func (j *mountsJob) run(id, content string) string {
 	j.t.Helper()
 	m, err := j.world.Mounts.Get(j.t.Context(), cachemount.Want{Use: cachemount.Use{ID: id, Platform: "linux/amd64"}})
-	ok(j.t, err)
-	defer func() { ok(j.t, m.Close()) }()
+	noError(j.t, err)
+	defer func() { noError(j.t, m.Close()) }()
 	was, err := os.ReadFile(filepath.Join(m.Dir, "f"))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		j.t.Fatal(err)
 	}
 	if content != "" {
-		ok(j.t, os.WriteFile(filepath.Join(m.Dir, "f"), []byte(content), 0o644))
+		noError(j.t, os.WriteFile(filepath.Join(m.Dir, "f"), []byte(content), 0o644))
 	}
 	return string(was)
 }
 
 // export ends the job, and returns the outcomes as text.
-func (j *job) export() string {
+func (j *mountsJob) export() string {
 	j.t.Helper()
 	var outs []CacheOutcome
 	for _, ex := range j.req.Exports {
 		got, err := j.exportMounts(j.t.Context(), ex)
-		ok(j.t, err)
+		noError(j.t, err)
 		outs = append(outs, got...)
 	}
 	return j.text(outs)
 }
 
-func (j *job) text(outs []CacheOutcome) string {
+func (j *mountsJob) text(outs []CacheOutcome) string {
 	var lines []string
 	for _, o := range outs {
 		lines = append(lines, strings.TrimSpace(fmt.Sprintf("%s: %s %s", o.Name, o.Outcome, o.Reason)))
@@ -122,7 +125,7 @@ func TestMountsSurvive(t *testing.T) {
 			dir := t.TempDir()
 			return func() remotecache.Backend {
 				b, err := local.New(local.Config{Dir: dir, Reset: true})
-				ok(t, err)
+				noError(t, err)
 				return b
 			}
 		},
@@ -132,14 +135,38 @@ func TestMountsSurvive(t *testing.T) {
 				c := registryclient.New(registryclient.Config{})
 				t.Cleanup(c.CloseIdle)
 				b, err := registry.New(registry.Config{Client: c, Ref: srv.Host + "/cache:main"})
-				ok(t, err)
+				noError(t, err)
+				return b
+			}
+		},
+		"s3": func(t *testing.T) func() remotecache.Backend {
+			srv, err := services.StartS3(services.S3Config{})
+			services.Use(t, srv, err)
+			return func() remotecache.Backend {
+				b, err := s3.New(s3.Config{
+					Bucket: srv.Bucket, Region: srv.Region, EndpointURL: srv.URL, UsePathStyle: true,
+					AccessKeyID: srv.AccessKeyID, SecretAccessKey: srv.SecretAccessKey,
+				})
+				noError(t, err)
+				t.Cleanup(func() { noError(t, b.Close()) })
+				return b
+			}
+		},
+		"gha": func(t *testing.T) func() remotecache.Backend {
+			srv, err := services.StartGHACache(t.Context(), services.GHACacheConfig{})
+			services.Use(t, srv, err)
+			repo := srv.NewRepository()
+			return func() remotecache.Backend {
+				token := repo.Token(services.GHAScope{Scope: "refs/heads/main", Permission: services.GHAReadWrite})
+				b, err := gha.New(gha.Config{URLv2: srv.URL, Token: token})
+				noError(t, err)
 				return b
 			}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := dial(t)
-			one := newJob(t, mountsRequest(b()))
+			one := newMountsJob(t, mountsRequest(b()))
 			if was := one.run("/go-build", "first"); was != "" {
 				t.Errorf("at first there is %q", was)
 			}
@@ -150,7 +177,7 @@ func TestMountsSurvive(t *testing.T) {
 				t.Errorf("exported: %s", got)
 			}
 
-			two := newJob(t, mountsRequest(b()))
+			two := newMountsJob(t, mountsRequest(b()))
 			if was := two.run("/go-build", "second"); was != "first" {
 				t.Errorf("the second job has %q", was)
 			}
@@ -169,7 +196,7 @@ func TestMountsSurvive(t *testing.T) {
 				}
 			}
 
-			three := newJob(t, mountsRequest(b()))
+			three := newMountsJob(t, mountsRequest(b()))
 			if was := three.run("/go-build", ""); was != "second" {
 				t.Errorf("the third job has %q", was)
 			}
@@ -187,7 +214,7 @@ func TestMountsPicked(t *testing.T) {
 	req.Exports[0].Mounts.IDs = []string{"npm", "/root/.cache"}
 	content := "/npm:sha256:" + strings.Repeat("0", 64)
 	ids := []string{"/npm", "//root/.cache", "/other", "ns/npm", content}
-	one := newJob(t, req)
+	one := newMountsJob(t, req)
 	for _, id := range ids {
 		one.run(id, id)
 	}
@@ -195,7 +222,7 @@ func TestMountsPicked(t *testing.T) {
 		t.Errorf("exported\n%s\nwant\n%s", got, want)
 	}
 	req.Imports[0].Mounts.IDs = []string{"npm"}
-	two := newJob(t, req)
+	two := newMountsJob(t, req)
 	for _, id := range ids {
 		if was := two.run(id, ""); (was == id) != (id == "/npm" || id == content) {
 			t.Errorf("%s has %q", id, was)
@@ -206,14 +233,14 @@ func TestMountsPicked(t *testing.T) {
 func TestMountsOfTheFirstImport(t *testing.T) {
 	a, b, c := remotecache.NewMemory(), remotecache.NewMemory(), remotecache.NewMemory()
 	for name, m := range map[string]*remotecache.Memory{"b": b, "c": c} {
-		j := newJob(t, mountsRequest(m))
+		j := newMountsJob(t, mountsRequest(m))
 		j.run("/id", name)
 		j.export()
 	}
 	from := func(name string, b remotecache.Backend, refs ...string) Import {
 		return Import{Name: name, Mounts: &MountsImport{Backend: b, Refs: refs}}
 	}
-	j := newJob(t, Request{Imports: []Import{{Name: "none"}, from("a", a, "main"), from("b", b, "other", "main"), from("c", c, "main")}})
+	j := newMountsJob(t, Request{Imports: []Import{{Name: "none"}, from("a", a, "main"), from("b", b, "other", "main"), from("c", c, "main")}})
 	if was := j.run("/id", ""); was != "b" {
 		t.Errorf("restored %q", was)
 	}
@@ -222,13 +249,13 @@ func TestMountsOfTheFirstImport(t *testing.T) {
 	}
 }
 
-// A broken backend stores what it is given and gives something else.
-type broken struct {
+// A brokenBackend stores what it is given and gives something else.
+type brokenBackend struct {
 	remotecache.Backend
 	err error // nil means that blobs are corrupt
 }
 
-func (b broken) Open(context.Context, ocispec.Descriptor, int64) (io.ReadCloser, error) {
+func (b brokenBackend) Open(context.Context, ocispec.Descriptor, int64) (io.ReadCloser, error) {
 	return io.NopCloser(strings.NewReader("x")), b.err
 }
 
@@ -236,13 +263,13 @@ func (b broken) Open(context.Context, ocispec.Descriptor, int64) (io.ReadCloser,
 func TestMountsBroken(t *testing.T) {
 	for _, fault := range []error{nil, errors.New("503 from the service")} {
 		m := remotecache.NewMemory()
-		one := newJob(t, mountsRequest(m))
+		one := newMountsJob(t, mountsRequest(m))
 		one.run("/id", "first")
 		one.export()
 
 		req := mountsRequest(m)
-		req.Imports[0].Mounts.Backend = broken{m, fault}
-		two := newJob(t, req)
+		req.Imports[0].Mounts.Backend = brokenBackend{m, fault}
+		two := newMountsJob(t, req)
 		if was := two.run("/id", "second"); was != "" {
 			t.Errorf("there is %q", was)
 		}
@@ -255,7 +282,7 @@ func TestMountsBroken(t *testing.T) {
 		if got := two.export(); got != "mounts id store: ok" {
 			t.Errorf("exported: %s", got)
 		}
-		three := newJob(t, mountsRequest(m))
+		three := newMountsJob(t, mountsRequest(m))
 		if was := three.run("/id", ""); was != "second" {
 			t.Errorf("afterwards there is %q", was)
 		}
@@ -271,61 +298,61 @@ func TestMountsExportFails(t *testing.T) {
 	}{
 		"denied":    {func(ex *Export) { ex.Denied = refused }, "mounts id store: skipped the job of a fork may not write"},
 		"read-only": {func(ex *Export) { ex.Backend = remotecache.ReadOnly(m) }, "mounts id store: skipped save cache mount /id for linux/amd64"},
-		"bad ref":   {func(ex *Export) { ex.Backend = refusing{m, refused} }, "mounts id store: failed save cache mount /id for linux/amd64"},
+		"bad ref":   {func(ex *Export) { ex.Backend = refusingBackend{m, refused} }, "mounts id store: failed save cache mount /id for linux/amd64"},
 		"late":      {func(ex *Export) { ex.Timeout = time.Nanosecond }, "mounts id store: failed save cache mount /id for linux/amd64: not done within 1ns"},
 	} {
 		req := mountsRequest(m)
 		tt.edit(&req.Exports[0])
-		j := newJob(t, req)
+		j := newMountsJob(t, req)
 		j.run("/id", "x")
 		if got := j.export(); !strings.HasPrefix(got, tt.want) {
 			t.Errorf("%s: %s", name, got)
 		}
 	}
 	req := mountsRequest(m)
-	req.Exports[0].Backend, req.Exports[0].FailBuild = refusing{m, refused}, true
-	j := newJob(t, req)
+	req.Exports[0].Backend, req.Exports[0].FailBuild = refusingBackend{m, refused}, true
+	j := newMountsJob(t, req)
 	j.run("/id", "x")
 	if _, err := j.exportMounts(t.Context(), req.Exports[0]); !errors.Is(err, refused) {
 		t.Errorf("an export that is to fail the build: %v", err)
 	}
-	j = newJob(t, mountsRequest(m))
+	j = newMountsJob(t, mountsRequest(m))
 	j.run("/id", "")
 	if got := j.export(); got != "mounts id store: skipped it has no files" {
 		t.Errorf("without files: %s", got)
 	}
 }
 
-// A refusing backend takes no Index.
-type refusing struct {
+// A refusingBackend takes no Index.
+type refusingBackend struct {
 	remotecache.Backend
 	err error
 }
 
-func (r refusing) SaveIndex(context.Context, string, *remotecache.Index) error { return r.err }
+func (r refusingBackend) SaveIndex(context.Context, string, *remotecache.Index) error { return r.err }
 
 func TestMountsCancelled(t *testing.T) {
 	m := remotecache.NewMemory()
-	one := newJob(t, mountsRequest(m))
+	one := newMountsJob(t, mountsRequest(m))
 	one.run("/id", "x")
 	one.export()
 	stopped := errors.New("the job was stopped")
 	ctx, cancel := context.WithCancelCause(t.Context())
-	req := mountsRequest(cancelling{m, func() { cancel(stopped) }})
-	two := newJob(t, req)
+	req := mountsRequest(cancellingBackend{m, func() { cancel(stopped) }})
+	two := newMountsJob(t, req)
 	_, err := two.world.Mounts.Get(ctx, cachemount.Want{Use: cachemount.Use{ID: "/id", Platform: "linux/amd64"}})
 	if !errors.Is(err, stopped) {
 		t.Errorf("a step that is cancelled while its mount is restored: %v", err)
 	}
 }
 
-// A cancelling backend calls cancel when a blob is opened.
-type cancelling struct {
+// A cancellingBackend calls cancel when a blob is opened.
+type cancellingBackend struct {
 	remotecache.Backend
 	cancel func()
 }
 
-func (c cancelling) Open(ctx context.Context, _ ocispec.Descriptor, _ int64) (io.ReadCloser, error) {
+func (c cancellingBackend) Open(ctx context.Context, _ ocispec.Descriptor, _ int64) (io.ReadCloser, error) {
 	c.cancel()
 	<-ctx.Done()
 	return nil, ctx.Err()

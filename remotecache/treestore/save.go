@@ -41,7 +41,8 @@ const (
 	tries = 4
 
 	// refresh is how old what is stored may be for a directory that did not
-	// change to be left as it is: ages are counted from when it was stored.
+	// change to be left as it is, or a quarter of its MaxAge: ages are counted
+	// from when it was stored.
 	refresh = 24 * time.Hour
 )
 
@@ -224,7 +225,11 @@ func (s *saver) save(ctx context.Context, lost int) (*remotecache.Index, error) 
 		t.packs[i] = p.pack // digest and sizes, now that it is compressed
 	}
 	s.stats.count(t)
-	if unchanged && s.began.Sub(s.old.saved) < refresh {
+	fresh := refresh
+	if s.opts.MaxAge > 0 {
+		fresh = min(fresh, s.opts.MaxAge/4)
+	}
+	if unchanged && s.began.Sub(s.old.saved) < fresh {
 		s.stats.Unchanged = true
 		return nil, nil
 	}
