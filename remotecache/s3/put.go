@@ -21,8 +21,9 @@ const (
 	// it is there is cheaper than sending it.
 	askFrom = 256 << 10
 
-	// perBlob is how many parts of one blob are under way at once.
-	perBlob = 8
+	// perBlob is how many parts of one blob are under way at once: where a
+	// single connection is slow, that is by how much they are faster.
+	perBlob = 16
 
 	// manyParts is how many parts are enough to keep perBlob of them busy to
 	// the end.
