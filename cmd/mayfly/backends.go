@@ -2,14 +2,12 @@ package main
 
 import (
 	"context"
-
+	"errors"
 	"io"
 	"strings"
-	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/mayfly-build/mayfly/engine"
 	"github.com/mayfly-build/mayfly/engine/layer"
 	"github.com/mayfly-build/mayfly/engine/source/image"
 	"github.com/mayfly-build/mayfly/internal/registry"
@@ -19,95 +17,114 @@ import (
 	cacheregistry "github.com/mayfly-build/mayfly/remotecache/registry"
 )
 
-// caches turns --cache-from and --cache-to into the engine's imports and
-// exports.
-func caches(o buildOptions, req *engine.Request) error {
-	for _, list := range o.cacheFrom {
-		for _, text := range refsOrSpec(list) {
-			im, err := cacheFrom(text, req.Registry)
-			if err != nil {
-				return err
-			}
-			req.Imports = append(req.Imports, im)
-		}
-	}
-	for _, list := range o.cacheTo {
-		for _, text := range refsOrSpec(list) {
-			ex, inline, err := cacheTo(text, req.Registry)
-			if err != nil {
-				return err
-			}
-			if inline {
-				req.Inline = true
-				continue
-			}
-			req.Exports = append(req.Exports, ex)
-		}
-	}
-	return nil
+// kinds are the values of type= that name a backend.
+var kinds = []string{"registry", "local"}
+
+// A cacheOpener opens the caches that flags name. What they share is here.
+type cacheOpener struct {
+	w      world
+	client *registry.Client
 }
 
-// refsOrSpec splits a list of references; a list of fields is one cache.
-func refsOrSpec(s string) []string {
-	if strings.Contains(s, "=") {
-		return []string{s}
-	}
-	return strings.Split(s, ",")
+// A use is what a cache is opened for.
+type use int
+
+const (
+	reading use = iota
+	writing
+)
+
+// A store is a cache that a flag names.
+type store struct {
+	name    string              // shown: "registry ghcr.io/acme/app:cache"
+	backend remotecache.Backend // as the service has it
+	ref     string              // to write
+	refs    []string            // to read, best first
+	origin  layer.Origin        // of the blobs
+
+	manifest func() (ocispec.Descriptor, bool) // of what was saved; nil when there is none
+	denied   error                             // why it may not be written
+	replaces bool                              // an export is not to merge
 }
 
-// cacheAttrs reads a cache flag; a bare reference means type=registry.
-func cacheAttrs(flag, text string) (*attrs, error) {
-	a, plain, err := parseAttrs(flag, text)
-	if a == nil && err == nil {
-		a = &attrs{flag: flag, text: text, fields: map[string]string{"type": "registry", "ref": plain}}
-	}
-	return a, err
-}
-
-func cacheFrom(text string, client *registry.Client) (engine.Import, error) {
-	a, err := cacheAttrs("cache-from", text)
-	if err != nil {
-		return engine.Import{}, err
-	}
-	switch kind := a.oneOf("type", "", "registry", "local"); kind {
-	case "registry":
-		ref := a.str("ref", "")
-		a.boolean("registry.insecure", false)
-		if err := a.done(); err != nil {
-			return engine.Import{}, err
+// load loads the indexes of all refs that have one. The error is
+// remotecache.ErrNotFound when none has.
+func (s *store) load(ctx context.Context) ([]*remotecache.Index, layer.Origin, error) {
+	var out []*remotecache.Index
+	for _, ref := range s.refs {
+		idx, err := s.backend.LoadIndex(ctx, ref)
+		if errors.Is(err, remotecache.ErrNotFound) && (len(out) > 0 || len(s.refs) > 1) {
+			continue
 		}
-		b, err := cacheregistry.New(cacheregistry.Config{Client: client, Ref: ref})
-		if err != nil {
-			return engine.Import{}, usagef("--cache-from %s: %v", redact(text), err)
-		}
-		return importOf("registry "+ref, b, b.Ref(), image.NewOrigin(client, ref, true)), nil
-	case "local":
-		src := a.str("src", "")
-		cfg := local.Config{Dir: src}
-		ref := a.str("digest", a.str("tag", "latest"))
-		if err := a.done(); err != nil {
-			return engine.Import{}, err
-		}
-		if src == "" {
-			return engine.Import{}, usagef("--cache-from %s: src is missing: the directory to read", redact(text))
-		}
-		b, err := local.New(cfg)
-		if err != nil {
-			return engine.Import{}, usagef("--cache-from %s: %v", redact(text), err)
-		}
-		return importOf("local "+src, b, ref, backendOrigin{remotecache.Verify(b)}), nil
-	}
-	return engine.Import{}, a.done()
-}
-
-func importOf(name string, b remotecache.Backend, ref string, origin layer.Origin) engine.Import {
-	return engine.Import{Name: name, Load: func(ctx context.Context) ([]*remotecache.Index, layer.Origin, error) {
-		idx, err := b.LoadIndex(ctx, ref)
 		if err != nil {
 			return nil, nil, err
 		}
-		return []*remotecache.Index{idx}, origin, nil
-	}}
+		out = append(out, idx)
+	}
+	if len(out) == 0 {
+		return nil, nil, remotecache.ErrNotFound
+	}
+	return out, s.origin, nil
+}
+
+// open makes the store that the attributes describe. Their errors are in a.
+func (c *cacheOpener) open(a *attrs, kind string, u use) (*store, error) {
+	switch kind {
+	case "registry":
+		return c.registry(a, u)
+	case "local":
+		return c.local(a, u)
+	}
+	return nil, nil // a has the error
+}
+
+// formAttrs reads how manifests are written.
+func formAttrs(a *attrs, u use) manifest.Form {
+	if u != writing {
+		return manifest.Form{}
+	}
+	return manifest.Form{
+		Index:  !a.boolean("image-manifest", true),
+		Docker: !a.boolean("oci-mediatypes", true),
+	}
+}
+
+func (c *cacheOpener) registry(a *attrs, u use) (*store, error) {
+	ref := a.str("ref", "")
+	a.boolean("registry.insecure", false) // read before, see insecureHosts
+	b, err := cacheregistry.New(cacheregistry.Config{Client: c.client, Ref: ref, Form: formAttrs(a, u)})
+	if err != nil {
+		return nil, err
+	}
+	return &store{
+		name: "registry " + ref, backend: b, ref: b.Ref(), refs: []string{b.Ref()},
+		origin: image.NewOrigin(c.client, ref, true), manifest: b.Manifest,
+	}, nil
+}
+
+func (c *cacheOpener) local(a *attrs, u use) (*store, error) {
+	key, what := "src", "read"
+	if u == writing {
+		key, what = "dest", "write"
+	}
+	cfg := local.Config{Dir: a.str(key, ""), Form: formAttrs(a, u)}
+	tag := a.str("tag", "latest")
+	if u == writing {
+		cfg.Reset = a.boolean("reset", false)
+	} else {
+		tag = a.str("digest", tag)
+	}
+	if cfg.Dir == "" {
+		return nil, errors.New(key + " is missing: the directory to " + what)
+	}
+	b, err := local.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &store{
+		name: "local " + cfg.Dir, backend: b, ref: tag, refs: []string{tag},
+		origin: backendOrigin{remotecache.Verify(b)}, manifest: b.Manifest, replaces: cfg.Reset,
+	}, nil
 }
 
 // A backendOrigin reads layers from a cache backend.
@@ -118,58 +135,6 @@ func (o backendOrigin) Open(ctx context.Context, desc ocispec.Descriptor, off in
 }
 func (o backendOrigin) Repository() string { return "" }
 func (o backendOrigin) IsCache() bool      { return true }
-
-func cacheTo(text string, client *registry.Client) (ex engine.Export, inline bool, err error) {
-	a, err := cacheAttrs("cache-to", text)
-	if err != nil {
-		return ex, false, err
-	}
-	kind := a.oneOf("type", "", "registry", "local", "inline")
-	ex.Max = a.oneOf("mode", "min", "min", "max") == "max"
-	ex.FailBuild = !a.boolean("ignore-error", true)
-	if v := a.str("timeout", ""); v != "" {
-		if ex.Timeout, err = time.ParseDuration(v); err != nil {
-			a.fail("timeout=%s is not a duration, such as 5m", v)
-		}
-	}
-	if kind == "inline" {
-		return ex, true, a.done()
-	}
-	ex.Compression, ex.ForceCompression = compressionAttrs(a)
-	form := manifest.Form{
-		Index:  !a.boolean("image-manifest", true),
-		Docker: !a.boolean("oci-mediatypes", true),
-	}
-	switch kind {
-	case "registry":
-		ref := a.str("ref", "")
-		a.boolean("registry.insecure", false)
-		if err := a.done(); err != nil {
-			return ex, false, err
-		}
-		b, err := cacheregistry.New(cacheregistry.Config{Client: client, Ref: ref, Form: form})
-		if err != nil {
-			return ex, false, usagef("--cache-to %s: %v", redact(text), err)
-		}
-		ex.Name, ex.Backend, ex.Ref, ex.Manifest = "registry "+ref, b, b.Ref(), b.Manifest
-	case "local":
-		dest := a.str("dest", "")
-		tag := a.str("tag", "latest")
-		reset := a.boolean("reset", false)
-		if err := a.done(); err != nil {
-			return ex, false, err
-		}
-		if dest == "" {
-			return ex, false, usagef("--cache-to %s: dest is missing: the directory to write", redact(text))
-		}
-		b, err := local.New(local.Config{Dir: dest, Form: form, Reset: reset})
-		if err != nil {
-			return ex, false, usagef("--cache-to %s: %v", redact(text), err)
-		}
-		ex.Name, ex.Backend, ex.Ref, ex.Manifest = "local "+dest, b, tag, b.Manifest
-	}
-	return ex, false, a.done()
-}
 
 // insecureHosts returns the hosts that cache flags call insecure.
 func insecureHosts(o buildOptions) (hosts []string) {
