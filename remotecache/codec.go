@@ -29,6 +29,9 @@ type (
 		DiffID    digest.Digest `json:"diffID,omitempty"`
 		Size      int64         `json:"size,omitempty"`
 		CreatedAt time.Time     `json:"createdAt"`
+
+		// BuildKit has no such field, and passes it over.
+		Description string `json:"description,omitempty"`
 	}
 	jsonRecord struct {
 		Results []jsonResult  `json:"layers,omitempty"`
@@ -63,6 +66,7 @@ func Decode(data []byte) (*Index, error) {
 		out := Layer{Blob: Blob{Digest: l.Blob}, Parent: l.Parent}
 		if a := l.Annotations; a != nil {
 			out.MediaType, out.DiffID, out.Size, out.CreatedAt = OCIMediaType(a.MediaType), a.DiffID, a.Size, a.CreatedAt
+			out.Description = a.Description
 		}
 		idx.Layers = append(idx.Layers, out)
 	}
@@ -127,7 +131,7 @@ func (idx *Index) encode(annotated bool) ([]byte, error) {
 	for _, l := range idx.StoredLayers() {
 		j := jsonLayer{Blob: l.Digest, Parent: l.Parent}
 		if annotated {
-			j.Annotations = &jsonFacts{MediaType: l.MediaType, DiffID: l.DiffID, Size: l.Size, CreatedAt: l.CreatedAt.UTC()}
+			j.Annotations = &jsonFacts{MediaType: l.MediaType, DiffID: l.DiffID, Size: l.Size, CreatedAt: l.CreatedAt.UTC(), Description: l.Description}
 		}
 		out.Layers = append(out.Layers, j)
 	}

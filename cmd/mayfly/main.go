@@ -62,9 +62,11 @@ const usage = `mayfly builds container images for CI jobs.
 
 Usage:
   mayfly build [OPTIONS] PATH|URL|-    build an image from a Dockerfile
+  mayfly cache ls|show|verify|prune|copy CACHE
+                                       look after a remote cache
   mayfly version                       print the version
 
-"mayfly build --help" lists the options.
+"mayfly build --help" and "mayfly cache --help" list the options.
 `
 
 // Main runs one command and returns its exit code. When ctx is done the
@@ -91,6 +93,8 @@ func run(ctx context.Context, w world, args []string) error {
 	switch args[0] {
 	case "build":
 		return build(ctx, w, args[1:])
+	case "cache":
+		return cache(ctx, w, args[1:])
 	case "version", "--version":
 		_, err := fmt.Fprintln(w.stdout, "mayfly", version)
 		return err
@@ -98,5 +102,5 @@ func run(ctx context.Context, w world, args []string) error {
 		_, err := fmt.Fprint(w.stdout, usage)
 		return err
 	}
-	return usagef("unknown command %q: the commands are build and version", args[0])
+	return usagef("unknown command %q: the commands are build, cache and version", args[0])
 }

@@ -127,7 +127,7 @@ func (b *Backend) change(ctx context.Context, edit func(*ocispec.Index) error) e
 	}
 	b.sweep()
 	if b.cfg.Reset {
-		return b.reset(ctx, index)
+		return b.reset(index)
 	}
 	return nil
 }
@@ -205,40 +205,52 @@ func (b *Backend) sweep() {
 
 // reset removes the blobs that no manifest of index leads to. If one of these
 // cannot be read, nothing is removed.
-func (b *Backend) reset(ctx context.Context, index *ocispec.Index) error {
-	used := map[digest.Digest]bool{}
-	todo := slices.Clone(index.Manifests)
-	for len(todo) > 0 {
-		d := todo[0]
-		todo = todo[1:]
-		if used[d.Digest] {
-			continue
-		}
-		used[d.Digest] = true
-		if !isManifest(d.MediaType) {
-			continue
-		}
-		data, err := store{b}.Manifest(ctx, d)
-		if errors.Is(err, remotecache.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		p, err := manifest.Parse(data)
-		if err != nil {
-			return err
-		}
-		used[p.Config.Digest] = true
-		todo = append(append(todo, p.Layers...), p.Manifests...)
+func (b *Backend) reset(index *ocispec.Index) error {
+	used, err := b.reachable(index)
+	if err != nil {
+		return err
 	}
 	return b.eachBlob(func(path string, d digest.Digest, _ fs.FileInfo) error {
-		if !used[d] {
+		if _, ok := used[d]; !ok {
 			return os.Remove(path)
 		}
 		return nil
 	})
 }
+
+// reachable returns the blobs that index leads to: true for manifests and
+// configs, false for layers.
+func (b *Backend) reachable(index *ocispec.Index) (map[digest.Digest]bool, error) {
+	out := map[digest.Digest]bool{}
+	queue := slices.Clone(index.Manifests)
+	for len(queue) > 0 {
+		d := queue[0]
+		queue = queue[1:]
+		if _, seen := out[d.Digest]; seen {
+			continue
+		}
+		out[d.Digest] = isManifest(d.MediaType)
+		if !out[d.Digest] {
+			continue
+		}
+		data, err := b.manifest(d)
+		if errors.Is(err, remotecache.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		p, err := manifest.Parse(data)
+		if err != nil {
+			return nil, err
+		}
+		out[p.Config.Digest] = true
+		queue = append(append(queue, p.Layers...), p.Manifests...)
+	}
+	return out, nil
+}
+
+// isManifest reports whether a descriptor of index.json leads further.
 func isManifest(mediaType string) bool {
 	return mediaType == "" || strings.Contains(mediaType, "manifest") || strings.Contains(mediaType, "image.index")
 }

@@ -15,7 +15,8 @@ import (
 
 var _ remotecache.Keeper = (*Backend)(nil)
 
-// List implements remotecache.Keeper. The blobs include manifests and configs.
+// List implements remotecache.Keeper. Manifests and configs that index.json
+// leads to are no blobs; those that were replaced are, and named by nothing.
 func (b *Backend) List(ctx context.Context) (out remotecache.Contents, err error) {
 	index, err := b.readIndex()
 	if errors.Is(err, remotecache.ErrNotFound) {
@@ -24,6 +25,11 @@ func (b *Backend) List(ctx context.Context) (out remotecache.Contents, err error
 	if err != nil {
 		return out, err
 	}
+	used, err := b.reachable(index)
+	if err != nil {
+		return out, err
+	}
+	out.Blobs = []remotecache.StoredBlob{}
 	for _, m := range index.Manifests {
 		if ref := m.Annotations[ocispec.AnnotationRefName]; ref != "" {
 			at := remotecache.StoredRef{Ref: ref}
@@ -36,7 +42,9 @@ func (b *Backend) List(ctx context.Context) (out remotecache.Contents, err error
 		}
 	}
 	err = b.eachBlob(func(_ string, d digest.Digest, fi fs.FileInfo) error {
-		out.Blobs = append(out.Blobs, remotecache.StoredBlob{Digest: d, Size: fi.Size(), Used: fi.ModTime()})
+		if !used[d] { // it is a layer, or nothing leads to it
+			out.Blobs = append(out.Blobs, remotecache.StoredBlob{Digest: d, Size: fi.Size(), Used: fi.ModTime()})
+		}
 		return context.Cause(ctx)
 	})
 	return out, err

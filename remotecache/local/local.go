@@ -303,7 +303,11 @@ func (b *Backend) save(ctx context.Context, ref string, idx *remotecache.Index) 
 type store struct{ *Backend }
 
 func (s store) Manifest(_ context.Context, desc ocispec.Descriptor) ([]byte, error) {
-	path, err := s.path(desc.Digest)
+	return s.manifest(desc)
+}
+
+func (b *Backend) manifest(desc ocispec.Descriptor) ([]byte, error) {
+	path, err := b.path(desc.Digest)
 	if err != nil {
 		return nil, err
 	}

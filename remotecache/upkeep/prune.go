@@ -51,6 +51,11 @@ func Prune(ctx context.Context, k remotecache.Keeper, refs []string, opts PruneO
 			return p.out, fmt.Errorf("prune %s: %w", at.Ref, err)
 		}
 	}
+	if held.Blobs != nil && !opts.DryRun && len(p.out.Refs)+p.out.Records > 0 {
+		if held, err = k.List(ctx); err != nil { // with what only these refs needed
+			return p.out, fmt.Errorf("list the cache: %w", err)
+		}
+	}
 	return p.out, p.blobs(ctx, held.Blobs)
 }
 
