@@ -13,7 +13,7 @@ import (
 )
 
 // contextsVersion changes when writeContexts gives other files.
-const contextsVersion = "1"
+const contextsVersion = "2"
 
 // changedFile is the file of the context tree50k that W4 changes.
 const changedFile = "tree50k/tree/d05/e0105/f010550.js"
@@ -76,6 +76,9 @@ func writeContexts(dir string) error {
 		fmt.Fprintf(b, "RUN gen -seed 8%d -files 2000 -size 100M -mix half -exp /l%d\n", i, i)
 	}))
 	w.text("use/Dockerfile", "ARG BASE\nFROM $BASE\nRUN true\n")
+	for _, c := range cacheContexts() {
+		w.text(c.dir+"/Dockerfile", c.dockerfile)
+	}
 	if w.err != nil {
 		return fmt.Errorf("make the contexts: %w", w.err)
 	}

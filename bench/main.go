@@ -8,6 +8,7 @@
 // needs root, the programs of hack/setup.sh and some 20 GB of disk.
 //
 //	go run ./bench [-runs N] [-workloads W1,W4] [-tools buildkit,mayfly] [-delay 50ms] >docs/bench.md
+//	go run ./bench -caches [-contexts cache1] [-services gha,s3] [-delays 0,30ms] >docs/bench-cache.md
 package main
 
 import (
@@ -44,6 +45,12 @@ type options struct {
 	mayfly    string
 	delay     time.Duration
 	quiet     time.Duration
+
+	// Of the measurements of caches alone.
+	caches   bool
+	contexts []string // all when empty
+	services []string
+	delays   []time.Duration
 }
 
 func parse(args []string) (options, error) {
@@ -64,8 +71,23 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.mayfly, "mayfly", mayfly, "the binary to measure")
 	f.DurationVar(&o.delay, "delay", 0, "added to every request to the registry")
 	f.DurationVar(&o.quiet, "quiet", 25*time.Second, "longest wait for the machine to be idle before a measurement")
+	f.BoolVar(&o.caches, "caches", false, "measure exports and imports of caches instead")
+	contexts := f.String("contexts", "", "with -caches, comma-separated: cache1,cache60,cache400; all by default")
+	svcs := f.String("services", strings.Join(cacheServices, ","), "with -caches, what the caches are kept in")
+	delays := f.String("delays", "0,30ms", "with -caches, how much longer each request takes, one measurement for each")
 	if err := f.Parse(args); err != nil {
 		return o, err
+	}
+	o.services = strings.Split(*svcs, ",")
+	if *contexts != "" {
+		o.contexts = strings.Split(*contexts, ",")
+	}
+	for _, d := range strings.Split(*delays, ",") {
+		t, err := time.ParseDuration(d)
+		if err != nil {
+			return o, fmt.Errorf("-delays: %w", err)
+		}
+		o.delays = append(o.delays, t)
 	}
 	if f.NArg() > 0 {
 		return o, fmt.Errorf("unknown argument %q", f.Arg(0))
@@ -110,6 +132,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		default:
 			return fmt.Errorf("unknown tool %q; there are buildkit and mayfly", name)
 		}
+	}
+	if o.caches {
+		return measureCaches(ctx, b, tools, stdout)
 	}
 	r := newReport(o)
 	for _, w := range workloads() {

@@ -30,12 +30,24 @@ type job struct {
 	context string
 	base    string   // the argument BASE
 	push    string   // reference to push to; "" makes an image without pushing it
-	from    string   // reference of a registry cache; "" means none
-	to      string   // the same, exported with mode=max
+	from    string   // cache to import, as both tools spell it: "type=registry,ref=…"; "" means none
+	to      string   // cache to export, with mode=max
 	args    []string // more build arguments
+	bare    bool     // make no image: the result stays in the state directory
 }
 
 func (j job) buildArgs() []string { return append([]string{"BASE=" + j.base}, j.args...) }
+
+// output is where the result goes, as both tools spell it.
+func (j job) output() string {
+	switch {
+	case j.bare:
+		return ""
+	case j.push != "":
+		return "type=image,push=true,name=" + j.push
+	}
+	return "type=image"
+}
 
 type buildkit struct {
 	root string
@@ -59,18 +71,18 @@ func (t *buildkit) stop() (int64, error) {
 }
 
 func (t *buildkit) build(ctx context.Context, j job) error {
-	in := services.Build{Context: j.context, Outputs: []string{"type=image"}}
-	if j.push != "" {
-		in.Outputs = []string{"type=image,push=true,name=" + j.push}
+	in := services.Build{Context: j.context}
+	if o := j.output(); o != "" {
+		in.Outputs = []string{o}
 	}
 	for _, a := range j.buildArgs() {
 		in.Opts = append(in.Opts, "build-arg:"+a)
 	}
 	if j.from != "" {
-		in.Import = []string{"type=registry,ref=" + j.from}
+		in.Import = []string{j.from}
 	}
 	if j.to != "" {
-		in.Export = []string{"type=registry,mode=max,ref=" + j.to}
+		in.Export = []string{j.to}
 	}
 	_, err := t.d.Build(ctx, in)
 	return err
@@ -93,14 +105,14 @@ func (t *mayfly) build(ctx context.Context, j job) error {
 	for _, a := range j.buildArgs() {
 		args = append(args, "--build-arg", a)
 	}
-	if j.push != "" {
-		args = append(args, "-t", j.push, "--push")
+	if o := j.output(); o != "" {
+		args = append(args, "-o", o)
 	}
 	if j.from != "" {
-		args = append(args, "--cache-from", "type=registry,ref="+j.from)
+		args = append(args, "--cache-from", j.from)
 	}
 	if j.to != "" {
-		args = append(args, "--cache-to", "type=registry,mode=max,ref="+j.to)
+		args = append(args, "--cache-to", j.to)
 	}
 	cmd := exec.CommandContext(ctx, t.bin, append(args, j.context)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }

@@ -45,6 +45,10 @@ func (b *bench) ci(dir string) job {
 	return job{context: filepath.Join(b.work, dir), base: b.ref("base")}
 }
 
+// importOf and exportOf are the registry cache under a reference.
+func importOf(ref string) string { return "type=registry,ref=" + ref }
+func exportOf(ref string) string { return "type=registry,mode=max,ref=" + ref }
+
 func cacheOf(b *bench, t tool) string { return b.ref("ci-" + t.name() + ":cache") }
 
 // once runs a job that is not measured, from an empty machine.
@@ -56,7 +60,7 @@ func (b *bench) once(ctx context.Context, t tool, j job) error {
 // seedCI fills the tool's registry cache of the build in ci.
 func seedCI(ctx context.Context, b *bench, t tool) error {
 	j := b.ci("ci")
-	j.push, j.to = b.ref("ci-"+t.name()), cacheOf(b, t)
+	j.push, j.to = b.ref("ci-"+t.name()), exportOf(cacheOf(b, t))
 	return b.once(ctx, t, j)
 }
 
@@ -72,10 +76,10 @@ func wholeCI(dir, caches string) func(context.Context, *bench, tool, int) ([]sam
 		}
 		j.push = repo + ":" + dir
 		if caches == "from" || caches == "from+to" {
-			j.from = cacheOf(b, t)
+			j.from = importOf(cacheOf(b, t))
 		}
 		if caches == "to" || caches == "from+to" {
-			j.to = repo + ":cache"
+			j.to = exportOf(repo + ":cache")
 		}
 		s, err := b.whole(ctx, t, "total", j)
 		return []sample{s}, err
@@ -122,7 +126,7 @@ func graphCache(b *bench, t tool) string { return b.ref("graph-" + t.name() + ":
 
 func seedGraph(ctx context.Context, b *bench, t tool) error {
 	j := graphJob(b)
-	j.push, j.to = b.ref("graph-"+t.name()), graphCache(b, t)
+	j.push, j.to = b.ref("graph-"+t.name()), exportOf(graphCache(b, t))
 	return b.once(ctx, t, j)
 }
 
@@ -132,7 +136,7 @@ func stages(ctx context.Context, b *bench, t tool, _ int) ([]sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	j.push, j.from = b.ref("graph-"+t.name()), graphCache(b, t)
+	j.push, j.from = b.ref("graph-"+t.name()), importOf(graphCache(b, t))
 	s, err := b.whole(ctx, t, "fresh machine, registry cache", j)
 	return append(out, s), err
 }

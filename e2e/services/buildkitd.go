@@ -135,6 +135,9 @@ func (b *Buildkitd) Build(ctx context.Context, in Build) (*Result, error) {
 	}
 	res := &Result{Steps: steps}
 	raw, err := os.ReadFile(meta)
+	if errors.Is(err, os.ErrNotExist) && len(in.Outputs) == 0 {
+		return res, nil // buildctl has nothing to say of a result that goes nowhere
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read buildctl's metadata: %w", err)
 	}
