@@ -64,16 +64,24 @@ func (b *build) importCache(ctx context.Context, im Import) *buildcache.Remote {
 		step := b.req.Progress.Step("importing cache manifest from " + im.Name)
 		step.Begin()
 		began := time.Now()
-		lctx, cancel := context.WithTimeoutCause(progress.With(ctx, step), importTimeout, fmt.Errorf("no answer within %s", importTimeout))
+		timeout := im.Timeout
+		if timeout == 0 {
+			timeout = importTimeout
+		}
+		lctx, cancel := context.WithTimeoutCause(progress.With(ctx, step), timeout, fmt.Errorf("no answer within %s", timeout))
 		defer cancel()
 		indexes, origin, err := im.Load(lctx)
 		if err != nil && lctx.Err() != nil {
 			err = context.Cause(lctx)
 		}
 		got := &importing{out: CacheOutcome{Name: im.Name, Outcome: "ok"}}
-		if err != nil {
+		if len(indexes) == 0 {
 			_ = r.Loaded(nil, nil) // nothing cannot be wrong
 		} else {
+			if err != nil {
+				got.out.Outcome, got.out.Reason = "partial", err.Error()
+				b.warn(fmt.Errorf("cache import %s: %w; building with the rest of it", im.Name, err))
+			}
 			got.origin = &metered{Origin: origin}
 			err = r.Loaded(indexes, got.origin)
 		}

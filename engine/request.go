@@ -89,8 +89,10 @@ type Import struct {
 	Name string // shown to the user: "registry ghcr.io/acme/app:cache"
 
 	// Load fetches the indexes: keys only, no blobs. The origin is where the
-	// blobs can be read.
-	Load func(ctx context.Context) ([]*remotecache.Index, layer.Origin, error)
+	// blobs can be read. An error beside indexes says what else could not be
+	// loaded.
+	Load    func(ctx context.Context) ([]*remotecache.Index, layer.Origin, error)
+	Timeout time.Duration // how long the indexes are waited for; 0 means 30 seconds
 
 	// Mounts, unless nil, are the cache mounts that are restored from here
 	// when a step needs them and the state dir has none. The first Import that

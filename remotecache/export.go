@@ -206,9 +206,21 @@ func (x *Exporter) load(ctx context.Context, ref string) (*Index, error) {
 	case errors.Is(err, ErrNotFound):
 		return &Index{Version: Absent}, nil
 	case errors.Is(err, ErrCorrupt), errors.Is(err, ErrUntrusted):
-		return &Index{}, nil // it is replaced, whatever it is
+		// It is replaced: by the first of the jobs that see it, where its
+		// version is known.
+		old := &Index{}
+		if r, ok := errors.AsType[refused](err); ok {
+			old.Version = r.RefusedVersion()
+		}
+		return old, nil
 	}
 	return idx, err
+}
+
+// refused is an error that knows the Version of the Index that is not used.
+type refused interface {
+	error
+	RefusedVersion() string
 }
 
 func (x *Exporter) merge(old, idx *Index) (*Index, error) {

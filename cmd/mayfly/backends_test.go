@@ -16,7 +16,7 @@ func TestCaches(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cache")
 	w := worldOf(nil, "")
 	req := engine.Request{Registry: registry.New(registry.Config{})}
-	err := caches(&cacheOpener{w: w, client: req.Registry}, parse(t, w,
+	err := caches(newCacheOpener(w, req.Registry, buildOptions{}), parse(t, w,
 		"--cache-from", "host.example/a:1,host.example/b", "--cache-from", "type=registry,ref=host.example/c",
 		"--cache-from", "type=local,src="+dir+",tag=t",
 		"--cache-to", "type=inline", "--cache-to", "host.example/d:x",
@@ -68,7 +68,7 @@ func TestCacheErrors(t *testing.T) {
 	} {
 		w := worldOf(nil, "")
 		req := engine.Request{Registry: registry.New(registry.Config{})}
-		err := caches(&cacheOpener{w: w, client: req.Registry}, parse(t, w, strings.Fields(args)...), &req)
+		err := caches(newCacheOpener(w, req.Registry, buildOptions{}), parse(t, w, strings.Fields(args)...), &req)
 		if want == "" {
 			if err != nil {
 				t.Errorf("%s: %v", args, err)

@@ -73,7 +73,7 @@ func request(ctx context.Context, w world, o buildOptions) (_ engine.Request, cl
 	if req.Outputs, err = outputs(w, o); err != nil {
 		return req, nil, err
 	}
-	if err := caches(&cacheOpener{w: w, client: req.Registry}, o, &req); err != nil {
+	if err := caches(newCacheOpener(w, req.Registry, o), o, &req); err != nil {
 		return req, nil, err
 	}
 	c, err := openContext(ctx, w, o)

@@ -102,7 +102,7 @@ func cache(ctx context.Context, w world, args []string) error {
 	}
 	client := registry.New(registry.Config{UserAgent: "mayfly/" + version, Insecure: insecureHosts(o.registryOptions)})
 	defer client.CloseIdle()
-	opener := &cacheOpener{w: w, client: client}
+	opener := newCacheOpener(w, client, o.registryOptions)
 	stores := make([]*store, len(o.caches))
 	for i, text := range o.caches {
 		use := reading
@@ -165,11 +165,27 @@ func openNamed(c *cacheOpener, text string, u use) (*store, error) {
 
 // keeper returns the backend of a store as one that lists and removes.
 func keeper(s *store) (remotecache.Keeper, error) {
-	k, ok := s.backend.(remotecache.Keeper)
-	if !ok {
+	if s.keeper == nil {
 		return nil, fmt.Errorf("%s: %w", s.name, errors.ErrUnsupported)
 	}
-	return k, nil
+	return keeping{s.backend, s.keeper}, nil
+}
+
+// keeping is a Keeper whose indexes go through another backend, which signs
+// them and looks at their signatures.
+type keeping struct {
+	remotecache.Backend
+	keeper remotecache.Keeper
+}
+
+func (k keeping) List(ctx context.Context) (remotecache.Contents, error) { return k.keeper.List(ctx) }
+
+func (k keeping) RemoveIndex(ctx context.Context, ref string) error {
+	return k.keeper.RemoveIndex(ctx, ref)
+}
+
+func (k keeping) RemoveBlob(ctx context.Context, dgst digest.Digest) error {
+	return k.keeper.RemoveBlob(ctx, dgst)
 }
 
 // chosen returns the refs that a command is about.

@@ -60,11 +60,12 @@ func cacheFrom(c *cacheOpener, text string) (engine.Import, error) {
 	if err != nil {
 		return engine.Import{}, err
 	}
+	timeout := a.duration("timeout", 0)
 	s, err := c.open(a, a.oneOf("type", "", kinds...), reading)
 	if err := a.firstError(err); err != nil {
 		return engine.Import{}, err
 	}
-	return engine.Import{Name: s.name, Load: s.load}, nil
+	return engine.Import{Name: s.name, Load: s.load, Timeout: timeout}, nil
 }
 
 func cacheTo(c *cacheOpener, text string) (ex engine.Export, inline bool, err error) {

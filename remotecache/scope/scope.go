@@ -65,7 +65,7 @@ type Refs struct {
 // it is not trusted), of the branch it is to be merged into, and of the
 // default branch.
 func Of(info ci.Info, b Build, opts Options) Refs {
-	name := b.ref(info, opts)
+	name := Name(info, b, opts)
 	own := ownScope(info)
 	scopes := []string{own}
 	if info.Trusted {
@@ -166,8 +166,9 @@ func hash(s string) string {
 	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:10]))
 }
 
-// ref returns the part of a ref that is about the build. It has no '.'.
-func (b Build) ref(info ci.Info, opts Options) string {
+// Name returns the part of a ref that is about the build, for stores that keep
+// branches apart by themselves. It has no '.'.
+func Name(info ci.Info, b Build, opts Options) string {
 	dockerfile := path.Clean("/" + b.Dockerfile)[1:]
 	if dockerfile == "" {
 		dockerfile = "Dockerfile"

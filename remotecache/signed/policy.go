@@ -62,6 +62,9 @@ func (e *PolicyError) Error() string {
 	return text
 }
 
+// RefusedVersion returns Version: an Exporter asks for it.
+func (e *PolicyError) RefusedVersion() string { return e.Version }
+
 // Unwrap returns remotecache.ErrUntrusted and the particulars.
 func (e *PolicyError) Unwrap() []error {
 	if e.Err == nil {
