@@ -1,4 +1,4 @@
-# make build | demo | test | race | lint | vet | e2e | bench | differential | ci | setup
+# make build | demo | test | race | lint | vet | e2e | bench | bench-cache | differential | cache-interop | ci | setup
 # Works as root in a clean clone on a Debian machine with Go, gcc and apt;
 # setup installs the rest.
 SHELL := /bin/bash
@@ -18,7 +18,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 TAGS := seccomp netgo osusergo static_build
 UNIT = $(shell go list ./... | grep -v '/mayfly/e2e$$')
 
-.PHONY: build setup setup-packages setup-buildkit setup-services setup-lint demo test unit race lint vet e2e bench differential ci clean
+.PHONY: build setup setup-packages setup-buildkit setup-services setup-lint demo test unit race lint vet e2e bench bench-cache differential cache-interop ci clean
 
 build: setup-packages
 	go build -trimpath -tags "$(TAGS)" -ldflags '-s -w -X main.version=$(VERSION) -extldflags "-static"' -o bin/mayfly ./cmd/mayfly
@@ -57,6 +57,17 @@ bench: build setup-buildkit
 	@mkdir -p docs
 	go run -tags seccomp ./bench $(BENCH) >docs/.bench.tmp && mv docs/.bench.tmp docs/bench.md
 	cat docs/bench.md
+
+# Writes docs/bench-cache.md: exports and imports of caches, with every service.
+bench-cache: build setup-buildkit setup-services
+	@mkdir -p docs
+	go run -tags seccomp ./bench -caches $(BENCH) >docs/.bench.tmp && mv docs/.bench.tmp docs/bench-cache.md
+	cat docs/bench-cache.md
+
+# Writes docs/cache-interop.md, the table of TestCacheInterop.
+cache-interop: build setup-buildkit setup-services
+	@mkdir -p docs
+	CACHE_INTEROP_TABLE=$(CURDIR)/docs/cache-interop.md go test -tags seccomp -count=1 -timeout 30m -run '^TestCacheInterop$$' ./e2e
 
 # Writes docs/differential.md, the table of TestDifferential.
 differential: build setup-buildkit

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/mayfly-build/mayfly/e2e/services"
 )
 
 // A cacheContext is a build whose cache is measured.
@@ -66,29 +68,26 @@ func measureCaches(ctx context.Context, b *bench, tools []tool, stdout io.Writer
 
 func (b *bench) measureServices(ctx context.Context, tools []tool, c cacheContext, delay time.Duration, r *cacheReport) (err error) {
 	for _, name := range b.services {
-		svc, err := startCacheService(ctx, b, name, delay)
+		svc, err := startCaches(ctx, b, name, delay)
 		if err != nil {
 			return fmt.Errorf("start %s: %w", name, err)
 		}
 		err = b.measureService(ctx, svc, tools, c, delay, r)
-		if err := errors.Join(err, svc.close()); err != nil {
+		if err := errors.Join(err, svc.Close()); err != nil {
 			return fmt.Errorf("%s of %s: %w", name, c.dir, err)
 		}
 	}
 	return nil
 }
 
-func (b *bench) measureService(ctx context.Context, svc *cacheService, tools []tool, c cacheContext, delay time.Duration, r *cacheReport) error {
+func (b *bench) measureService(ctx context.Context, svc *services.Cache, tools []tool, c cacheContext, delay time.Duration, r *cacheReport) error {
 	for i := range b.runs {
 		order := slices.Clone(tools)
 		if i%2 == 1 {
 			slices.Reverse(order)
 		}
 		for _, t := range order {
-			p, err := svc.place(ctx, fmt.Sprintf("%s-%s-%d-%d", c.dir, t.name(), delay.Milliseconds(), i))
-			if err != nil {
-				return err
-			}
+			p := svc.Place(fmt.Sprintf("%s-%s-%d-%d", c.dir, t.name(), delay.Milliseconds(), i))
 			export, err := b.measureExport(ctx, t, c, p)
 			if err != nil {
 				return fmt.Errorf("export with %s: %w", t.name(), err)
@@ -98,13 +97,8 @@ func (b *bench) measureService(ctx context.Context, svc *cacheService, tools []t
 				return fmt.Errorf("import with %s: %w", t.name(), err)
 			}
 			for way, s := range map[string]sample{"export": export, "import": imported} {
-				fmt.Fprintf(b.log, "%s %s +%v %s %s %.3fs, peak %d MiB\n", c.dir, svc.name, delay, way, t.name(), s.took.Seconds(), s.peak>>20)
-				r.add(c, svc.name, way, delay, t.name(), s)
-			}
-			if p.done != nil {
-				if err := p.done(); err != nil {
-					return err
-				}
+				fmt.Fprintf(b.log, "%s %s +%v %s %s %.3fs, peak %d MiB\n", c.dir, svc.Kind, delay, way, t.name(), s.took.Seconds(), s.peak>>20)
+				r.add(c, svc.Kind, way, delay, t.name(), s)
 			}
 		}
 	}
@@ -129,7 +123,7 @@ func (b *bench) seed(ctx context.Context, t tool, c cacheContext) error {
 }
 
 // measureExport measures the build of the seed again, with an export.
-func (b *bench) measureExport(ctx context.Context, t tool, c cacheContext, p place) (sample, error) {
+func (b *bench) measureExport(ctx context.Context, t tool, c cacheContext, p services.CachePlace) (sample, error) {
 	if err := b.discard(t.state()); err != nil {
 		return sample{}, err
 	}
@@ -140,18 +134,18 @@ func (b *bench) measureExport(ctx context.Context, t tool, c cacheContext, p pla
 		return sample{}, err
 	}
 	j := b.cacheJob(c)
-	j.to = p.to
+	j.to = p.To + ",mode=max"
 	return b.timed(ctx, t, j)
 }
 
 // measureImport measures a build on an empty state directory, but for its
 // last step.
-func (b *bench) measureImport(ctx context.Context, t tool, c cacheContext, p place) (sample, error) {
+func (b *bench) measureImport(ctx context.Context, t tool, c cacheContext, p services.CachePlace) (sample, error) {
 	if err := b.fresh(ctx, t); err != nil {
 		return sample{}, err
 	}
 	j := b.cacheJob(c)
-	j.from, j.args = p.from, []string{"LAST=2"}
+	j.from, j.args = p.From, []string{"LAST=2"}
 	return b.timed(ctx, t, j)
 }
 

@@ -73,7 +73,7 @@ func parse(args []string) (options, error) {
 	f.DurationVar(&o.quiet, "quiet", 25*time.Second, "longest wait for the machine to be idle before a measurement")
 	f.BoolVar(&o.caches, "caches", false, "measure exports and imports of caches instead")
 	contexts := f.String("contexts", "", "with -caches, comma-separated: cache1,cache60,cache400; all by default")
-	svcs := f.String("services", strings.Join(cacheServices, ","), "with -caches, what the caches are kept in")
+	svcs := f.String("services", "registry,local,s3,azblob,gha", "with -caches, what the caches are kept in")
 	delays := f.String("delays", "0,30ms", "with -caches, how much longer each request takes, one measurement for each")
 	if err := f.Parse(args); err != nil {
 		return o, err

@@ -83,6 +83,7 @@ if wants services; then
   npm_program azurite azurite-blob
   npm_program actions-cache actions-cache actions-cache.mjs
   build "$here/versitygw" github.com/versity/versitygw/cmd/versitygw
+  build "$here/distribution" github.com/distribution/distribution/v3/cmd/registry
   build "$here/ghacache" github.com/mayfly-build/mayfly/hack/ghacache
 fi
 if wants lint; then

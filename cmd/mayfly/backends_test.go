@@ -53,12 +53,12 @@ func TestCaches(t *testing.T) {
 
 func TestCacheErrors(t *testing.T) {
 	for args, want := range map[string]string{
-		"--cache-from type=tape":                         "tape is none of registry, local",
-		"--cache-from ref=x/y":                           "none of registry, local",
+		"--cache-from type=tape":                         "tape is none of registry, local, gha, s3, azblob",
+		"--cache-from ref=x/y":                           "none of registry, local, gha",
 		"--cache-from type=registry":                     "ref",
 		"--cache-from type=local":                        "src is missing",
 		"--cache-from type=registry,ref=x/y,mode=max":    "unknown attribute mode",
-		"--cache-to type=tape":                           "tape is none of registry, local, inline",
+		"--cache-to type=tape":                           "tape is none of registry, local, gha, s3, azblob, inline",
 		"--cache-to type=registry":                       "ref",
 		"--cache-to type=local":                          "dest is missing",
 		"--cache-to type=inline,ref=x/y":                 "unknown attribute ref",

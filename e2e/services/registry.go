@@ -25,6 +25,7 @@ type RegistryConfig struct {
 	User     string // when set, every request needs this user and Password
 	Password string
 	TLS      bool // serve HTTPS with a certificate of CAFile
+	Version  int  // 3 is distribution's own, of hack/setup.sh; 0 and 2 are Debian's docker-registry
 }
 
 // A Registry is a running docker-registry with an access log.
@@ -39,9 +40,13 @@ type Registry struct {
 	client  *http.Client
 }
 
-// StartRegistry starts Debian's docker-registry on a free loopback port.
+// StartRegistry starts a registry on a free loopback port.
 func StartRegistry(cfg RegistryConfig) (*Registry, error) {
-	bin, err := Tool("docker-registry")
+	name := "docker-registry"
+	if cfg.Version == 3 {
+		name = "registry"
+	}
+	bin, err := Tool(name)
 	if err != nil {
 		return nil, err
 	}
@@ -51,6 +56,8 @@ func StartRegistry(cfg RegistryConfig) (*Registry, error) {
 			return nil, fmt.Errorf("make the registry's directory: %w", err)
 		}
 		r.remove = true
+	} else if err := os.MkdirAll(r.dir, 0o755); err != nil {
+		return nil, err
 	}
 	if err := r.start(bin, cfg); err != nil {
 		return nil, errors.Join(err, r.Close())
@@ -98,6 +105,7 @@ func (r *Registry) start(bin string, cfg RegistryConfig) error {
 		return err
 	}
 	cmd := exec.Command(bin, "serve", confFile)
+	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none") // version 3 sends traces otherwise
 	cmd.Stdout = r.logFile
 	r.p, err = start(cmd, func() bool {
 		resp, err := r.client.Get(scheme + "://" + r.Addr + "/v2/")
