@@ -156,6 +156,9 @@ func openNamed(c *cacheOpener, text string, u use) (*store, error) {
 	a.duration("timeout", 0)
 	compressionAttrs(a)
 	mergeAttrs(a)
+	mountIDs(a, false)
+	a.size("mounts-max-size", 0)
+	a.duration("mounts-max-age", 0)
 	s, err := c.open(a, a.oneOf("type", "", kinds...), u)
 	if err := a.firstError(err); err != nil {
 		return nil, err

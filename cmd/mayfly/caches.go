@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strconv"
 	"strings"
 	"time"
 
@@ -60,12 +61,17 @@ func cacheFrom(c *cacheOpener, text string) (engine.Import, error) {
 	if err != nil {
 		return engine.Import{}, err
 	}
-	timeout := a.duration("timeout", 0)
+	im := engine.Import{Timeout: a.duration("timeout", 0)}
+	mounts, ids := mountIDs(a, true)
 	s, err := c.open(a, a.oneOf("type", "", kinds...), reading)
 	if err := a.firstError(err); err != nil {
 		return engine.Import{}, err
 	}
-	return engine.Import{Name: s.name, Load: s.load, Timeout: timeout}, nil
+	im.Name, im.Load = s.name, s.load
+	if mounts {
+		im.Mounts = &engine.MountsImport{Backend: s.backend, Refs: s.refs, IDs: ids}
+	}
+	return im, nil
 }
 
 func cacheTo(c *cacheOpener, text string) (ex engine.Export, inline bool, err error) {
@@ -82,6 +88,11 @@ func cacheTo(c *cacheOpener, text string) (ex engine.Export, inline bool, err er
 	}
 	ex.Compression, ex.ForceCompression = compressionAttrs(a)
 	ex.Merge = mergeAttrs(a)
+	mounts := engine.MountsExport{MaxSize: a.size("mounts-max-size", 0), MaxAge: a.duration("mounts-max-age", 0)}
+	isOn, ids := mountIDs(a, false)
+	if mounts.IDs = ids; isOn {
+		ex.Mounts = &mounts
+	}
 	s, err := c.open(a, kind, writing)
 	if err := a.firstError(err); err != nil {
 		return ex, false, err
@@ -91,6 +102,19 @@ func cacheTo(c *cacheOpener, text string) (ex engine.Export, inline bool, err er
 		ex.Merge = nil
 	}
 	return ex, false, nil
+}
+
+// mountIDs reads which cache mounts go along with a cache: mounts=true, false,
+// or ids. No ids means all.
+func mountIDs(a *attrs, def bool) (bool, []string) {
+	v := a.str("mounts", "")
+	if v == "" {
+		return def, nil
+	}
+	if on, err := strconv.ParseBool(v); err == nil {
+		return on, nil
+	}
+	return true, list(strings.ReplaceAll(v, ",", ";"))
 }
 
 // What a merging export keeps of other jobs, unless the user says.
