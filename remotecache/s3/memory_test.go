@@ -96,6 +96,7 @@ func TestMemory(t *testing.T) {
 	}
 	srv := start(t, services.S3Config{})
 	const limit = 150 << 20
+	debug.FreeOSMemory() // what earlier tests have left
 	peak(t)
 	base := peak(t)
 	for _, blobs := range [][]noise{
