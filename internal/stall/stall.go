@@ -28,8 +28,9 @@ type Watch struct {
 	after  time.Duration
 	cancel context.CancelCauseFunc
 
-	mu    sync.Mutex
+	mu    sync.Mutex // guards the fields below
 	timer *time.Timer
+	ended bool
 }
 
 // New returns a Watch that calls cancel when it was started and not stopped
@@ -48,6 +49,9 @@ func (w *Watch) StartFor(times int) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.ended {
+		return
+	}
 	if w.timer == nil {
 		w.timer = time.AfterFunc(w.after*time.Duration(times), func() { w.cancel(Err) })
 		return
@@ -62,6 +66,20 @@ func (w *Watch) Stop() {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}
+
+// End stops the silence for good: the exchange is over, whoever still looks
+// for the end of what was sent.
+func (w *Watch) End() {
+	if w == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ended = true
 	if w.timer != nil {
 		w.timer.Stop()
 	}
@@ -104,6 +122,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		if errors.Is(context.Cause(ctx), Err) {
 			err = Err
 		}
+		w.End()
 		cancel(nil)
 		return nil, err
 	}
@@ -144,12 +163,20 @@ func (a *answer) Read(p []byte) (int, error) {
 	if err != nil && err != io.EOF && errors.Is(context.Cause(a.ctx), Err) {
 		err = Err
 	}
+	if err != nil { // not everybody closes a body that has ended
+		a.end()
+	}
 	return n, err
 }
 
 func (a *answer) Close() error {
-	a.w.Stop()
 	err := a.ReadCloser.Close()
-	a.cancel(nil)
+	a.end()
 	return err
+}
+
+// end lets go of the exchange.
+func (a *answer) end() {
+	a.w.End()
+	a.cancel(nil)
 }

@@ -2,10 +2,12 @@ package stall
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 )
@@ -70,6 +72,42 @@ func TestTransport(t *testing.T) {
 		}
 		if string(got) != tt.want || errors.Is(err, Err) != tt.stalls || (err != nil) != tt.stalls {
 			t.Errorf("%s: %q, %v; want %q, stalls %v", tt.path, got, err, tt.want, tt.stalls)
+		}
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestEnd: an exchange whose answer has been read holds nothing any longer,
+// closed or not.
+func TestEnd(t *testing.T) {
+	for _, end := range []func(io.ReadCloser) error{
+		func(b io.ReadCloser) error { _, err := io.ReadAll(b); return err },
+		func(b io.ReadCloser) error { return b.Close() },
+	} {
+		var ctx context.Context
+		tr := Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+			ctx = r.Context()
+			return &http.Response{Body: io.NopCloser(strings.NewReader("x"))}, nil
+		}), time.Minute)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://example.com", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := tr.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ctx.Err() != nil {
+			t.Error("it has ended before its body")
+		}
+		if err := end(resp.Body); err != nil {
+			t.Fatal(err)
+		}
+		if ctx.Err() == nil {
+			t.Error("it has not ended with its body")
 		}
 	}
 }
