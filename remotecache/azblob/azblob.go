@@ -107,7 +107,8 @@ var (
 const (
 	partSize   = 8 << 20
 	mostBlocks = 1000
-	buffers    = 8 // parts read ahead, for all blobs of a Backend together
+	rangeSize  = 4 << 20 // of parts that are read
+	buffers    = 8       // of them read ahead, for all blobs of a Backend together
 )
 
 // New returns the cache that cfg names. Nothing is sent.
@@ -122,7 +123,7 @@ func New(cfg Config) (*Backend, error) {
 	cfg.Attempts = or(max(cfg.Attempts, 0), 5)
 	cfg.Backoff = or(max(cfg.Backoff, 0), 200*time.Millisecond)
 	cfg.Stall = or(max(cfg.Stall, 0), time.Minute)
-	b := &Backend{cfg: cfg, http: clientOf(cfg), buffers: parts.NewPool(partSize, buffers)}
+	b := &Backend{cfg: cfg, http: clientOf(cfg), buffers: parts.NewPool(rangeSize, buffers)}
 	var err error
 	if b.auth, err = authOf(cfg); err != nil {
 		return nil, err

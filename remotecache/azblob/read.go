@@ -43,7 +43,7 @@ func (b *Backend) open(ctx context.Context, name string, size, off int64) (io.Re
 		}
 		return http.NoBody, err
 	}
-	n := min(partSize, size-off)
+	n := min(rangeSize, size-off)
 	got, err := b.get(ctx, name, off, n, nil)
 	if err != nil {
 		return nil, err

@@ -89,9 +89,9 @@ var (
 )
 
 // Parts are fetched ahead in buffers of partSize bytes, of which a Backend has
-// poolParts: 80 MiB.
+// poolParts: 40 MiB. The garbage collector may double what they take.
 const (
-	partSize  = 8 * mib
+	partSize  = 4 * mib
 	poolParts = 10
 )
 

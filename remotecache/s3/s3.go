@@ -83,7 +83,7 @@ type Config struct {
 	Sends             int
 
 	PartSize  int64 // least bytes of a part of an upload, at least 5 MiB; 0 means 8 MiB
-	ReadAhead int64 // bytes of memory for what is fetched ahead, for all blobs; 0 means 48 MiB
+	ReadAhead int64 // bytes of memory for what is fetched ahead, for all blobs; 0 means 32 MiB
 
 	// DisableAcceptEncoding leaves Accept-Encoding out of what is signed.
 	// Google's front end changes that header, and then takes the signature for
@@ -203,7 +203,7 @@ func (cfg *Config) complete() error {
 	cfg.TouchRefresh = cmp.Or(cfg.TouchRefresh, 24*time.Hour)
 	cfg.Sends = cmp.Or(max(cfg.Sends, 0), 32)
 	cfg.PartSize = max(leastPart, cmp.Or(cfg.PartSize, partSize))
-	cfg.ReadAhead = cmp.Or(cfg.ReadAhead, 48*mib)
+	cfg.ReadAhead = cmp.Or(cfg.ReadAhead, 32*mib)
 	cfg.Stall = cmp.Or(cfg.Stall, time.Minute)
 	return nil
 }
