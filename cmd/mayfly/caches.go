@@ -176,7 +176,7 @@ func (a *attrs) firstError(err error) error {
 		return a.err
 	}
 	if err != nil {
-		a.fail("%v", err)
+		a.fail("%w", err) // with its hint
 	}
 	return a.done()
 }
