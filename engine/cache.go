@@ -127,7 +127,7 @@ type cacheExport struct {
 
 func newCacheExport(ex Export) *cacheExport {
 	c := &cacheExport{Export: ex}
-	c.x = remotecache.NewExporter(ex.Backend, remotecache.ExportOptions{Merge: ex.Merge, Watch: c.watch})
+	c.x = remotecache.NewExporter(ex.Backend, remotecache.ExportOptions{Uploads: ex.Uploads, Merge: ex.Merge, Watch: c.watch})
 	return c
 }
 

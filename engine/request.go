@@ -115,6 +115,7 @@ type Export struct {
 	Backend remotecache.Backend
 	Ref     string
 	Max     bool // every step's result, not just those of the image
+	Uploads int  // blobs in flight; 0 means 4
 
 	Compression      compression.Config
 	ForceCompression bool

@@ -60,7 +60,7 @@ func (c *cacheOpener) s3(a *attrs) (*store, error) {
 		BlobsPrefix: a.optional("blobs_prefix"), ManifestsPrefix: a.optional("manifests_prefix"),
 		AccessKeyID: a.str("access_key_id", ""), SecretAccessKey: a.str("secret_access_key", ""), SessionToken: a.str("session_token", ""),
 		UsePathStyle: a.boolean("use_path_style", false), DisableAcceptEncoding: a.boolean("disable_accept_encoding", false),
-		TouchRefresh: a.duration("touch_refresh", 0),
+		TouchRefresh: touchRefresh(a),
 		RetryMode:    aws.RetryMode(a.str("retry_mode", "")),
 	}
 	cfg.UploadParallelism, _ = a.integer("upload_parallelism")
@@ -79,7 +79,9 @@ func (c *cacheOpener) s3(a *attrs) (*store, error) {
 	if cfg.AccessKeyID == "" && cfg.RoleARN == "" {
 		ctx, cancel := context.WithTimeout(context.Background(), awsConfigTimeout)
 		defer cancel()
-		def, err := awsconfig.LoadDefaultConfig(ctx)
+		def, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithCredentialsCacheOptions(func(o *aws.CredentialsCacheOptions) {
+			o.ExpiryWindow = awsExpiryWindow // a long upload must not begin with credentials that end
+		}))
 		if err != nil {
 			return nil, fmt.Errorf("read the configuration of AWS: %w", err)
 		}
@@ -115,6 +117,22 @@ func (c *cacheOpener) s3(a *attrs) (*store, error) {
 		return nil, err
 	}
 	return s, c.scoped(a, s, prefixOf(refs[0]))
+}
+
+// awsExpiryWindow is how long before their end credentials are renewed.
+const awsExpiryWindow = 5 * time.Minute
+
+// touchRefresh reads touch_refresh, where 0 means every blob.
+func touchRefresh(a *attrs) time.Duration {
+	v := a.optional("touch_refresh")
+	if v == nil {
+		return 0
+	}
+	d, err := time.ParseDuration(*v)
+	if err != nil || d < 0 {
+		a.fail("touch_refresh=%s is not a duration, such as 24h", *v)
+	}
+	return max(d, 1)
 }
 
 // awsConfigTimeout bounds the look for AWS's configuration: files, and at most

@@ -98,10 +98,23 @@ func cacheTo(c *cacheOpener, text string) (ex engine.Export, inline bool, err er
 		return ex, false, err
 	}
 	ex.Name, ex.Backend, ex.Ref, ex.Manifest, ex.Denied = s.name, s.backend, s.ref, s.manifest, s.denied
+	ex.Uploads = uploads(kind)
 	if s.replaces {
 		ex.Merge = nil
 	}
 	return ex, false, nil
+}
+
+// uploads is how many blobs travel at once to a kind of store. Many tiny layers
+// wait for round trips, and those of an object store are long.
+func uploads(kind string) int {
+	switch kind {
+	case "gha", "s3", "azblob":
+		return 16
+	case "registry":
+		return 8
+	}
+	return 4
 }
 
 // mountIDs reads which cache mounts go along with a cache: mounts=true, false,
