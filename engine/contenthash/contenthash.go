@@ -113,6 +113,7 @@ func (h *Hasher) one(ctx context.Context, v *fsdiff.View, sel *Selector) (digest
 type Item struct {
 	Path   string        // absolute, in the tree
 	Digest digest.Digest // of header and bytes; of a directory the header only
+	Entry  *fsdiff.Entry
 }
 
 // Manifest returns what the selectors select from v, for telling why a Sum
@@ -135,10 +136,17 @@ func (h *Hasher) Manifest(ctx context.Context, v *fsdiff.View, sels []Selector) 
 			return nil, fmt.Errorf("list selected files: %w", err)
 		}
 		for i, e := range entries {
-			items = append(items, Item{Path: "/" + e.Path, Digest: sums[i]})
+			items = append(items, Item{Path: "/" + e.Path, Digest: sums[i], Entry: e})
 		}
 	}
 	return items, nil
+}
+
+// Item returns the digest that e, an entry of v or one like it, has in a Sum of
+// v: of header and bytes, which it reads.
+func (h *Hasher) Item(v *fsdiff.View, e *fsdiff.Entry) (digest.Digest, error) {
+	w := worker{h: &Hasher{}, v: v, inContext: v.IsContext(), sum: sha256.New()}
+	return w.entry(e)
 }
 
 func manifestEntries(v *fsdiff.View, sel *Selector) ([]*fsdiff.Entry, error) {

@@ -115,6 +115,25 @@ func TestManifest(t *testing.T) {
 	}
 }
 
+func TestItem(t *testing.T) {
+	m := fsdiff.NewMem()
+	m.Add(fsdiff.Entry{Path: "a", Mode: 0o644, Size: 1, Content: fsdiff.Bytes([]byte("a"))})
+	v := fsdiff.NewView(nil, m)
+	h := contenthash.New(nil)
+	items, err := h.Manifest(t.Context(), v, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := *items[1].Entry
+	if d, err := h.Item(v, &e); err != nil || d != items[1].Digest {
+		t.Errorf("digest %s, %v, want %s", d, err, items[1].Digest)
+	}
+	e.Mode = 0o755
+	if d, err := h.Item(v, &e); err != nil || d == items[1].Digest {
+		t.Errorf("digest %s, %v, with another mode", d, err)
+	}
+}
+
 func write(t testing.TB, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {

@@ -35,6 +35,16 @@ import (
 // promised cannot be had: evicted, expired, truncated or corrupt.
 var ErrLost = errors.New("lost from the cache")
 
+// A LostError is an ErrLost that says which blob.
+type LostError struct {
+	Blob digest.Digest
+	Err  error
+}
+
+func (e *LostError) Error() string        { return ErrLost.Error() + ": " + e.Err.Error() }
+func (e *LostError) Unwrap() error        { return e.Err }
+func (e *LostError) Is(target error) bool { return target == ErrLost }
+
 // A State is a root file system: a layer and those below it. The nil *State
 // is the empty root (scratch). States are immutable and shared; all methods
 // may be called at once.

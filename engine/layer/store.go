@@ -425,7 +425,7 @@ func (st *Store) blame(ctx context.Context, s *State, b Blob, err error) error {
 	st.lost[lostBlob{b.Desc.Digest, b.Origin}] = true
 	st.mu.Unlock()
 	s.lose(b)
-	return fmt.Errorf("%w: %w", ErrLost, err)
+	return &LostError{Blob: b.Desc.Digest, Err: err}
 }
 
 func (st *Store) unpackBlob(ctx context.Context, s *State, b Blob, dir string) (digest.Digest, error) {

@@ -54,6 +54,10 @@ type World struct {
 	CgroupParent string
 	Session      string // tells this build's local files from others'
 	Allow        Entitlements
+
+	// Seen is told of every content digest that was taken, and of what; nil
+	// means that nobody is. It is called from several goroutines at once.
+	Seen func(sum digest.Digest, v *fsdiff.View, sels []contenthash.Selector)
 }
 
 // Entitlements are the rights beyond a sandboxed step's that a build was given.
@@ -84,7 +88,11 @@ func (w *World) content(ctx context.Context, in cachekey.Input, s *layer.State) 
 	if err != nil {
 		return "", err
 	}
-	return w.Hasher.Sum(ctx, view, in.Content)
+	sum, err := w.Hasher.Sum(ctx, view, in.Content)
+	if err == nil && w.Seen != nil {
+		w.Seen(sum, view, in.Content)
+	}
+	return sum, err
 }
 
 func now() time.Time { return time.Now().UTC() }

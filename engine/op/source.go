@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
@@ -18,6 +19,7 @@ import (
 	"github.com/mayfly-build/mayfly/engine/solver"
 	"github.com/mayfly-build/mayfly/engine/source/git"
 	"github.com/mayfly-build/mayfly/engine/source/http"
+	"github.com/mayfly-build/mayfly/engine/source/image"
 	"github.com/mayfly-build/mayfly/internal/memo"
 )
 
@@ -25,6 +27,7 @@ import (
 type fetcher interface {
 	key(ctx context.Context) (string, error)
 	fetch(ctx context.Context) (*layer.State, error)
+	pinnedTo() string
 }
 
 // A source fetches what no other vertex makes.
@@ -37,6 +40,11 @@ func (s source) Map(ctx context.Context) (cachekey.Map, error) {
 	}
 	return cachekey.Map{Digest: cachekey.Source(k)}, nil
 }
+
+// Pinned returns what the source stands for, as far as that is known already:
+// the digest of an image's manifest, a commit, the digest of a download. "" is
+// unknown. It asks nobody.
+func (s source) Pinned() string { return s.pinnedTo() }
 
 func (s source) Content(context.Context, int, *layer.State) (digest.Digest, error) {
 	return "", fmt.Errorf("a source has no inputs")
@@ -80,6 +88,14 @@ type imageSource struct {
 	w   *World
 	v   *llb.Vertex
 	ref string
+	is  atomic.Pointer[image.Image] // once key has resolved it
+}
+
+func (s *imageSource) pinnedTo() string {
+	if img := s.is.Load(); img != nil {
+		return img.Digest.String()
+	}
+	return ""
 }
 
 func (s *imageSource) key(ctx context.Context) (string, error) {
@@ -87,6 +103,7 @@ func (s *imageSource) key(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	s.is.Store(img)
 	return cachekey.Image(img.Digest, s.v.Platform())
 }
 
@@ -139,6 +156,8 @@ func (s *localSource) key(context.Context) (string, error) {
 	return "session:" + s.name + ":" + s.sum.String(), nil
 }
 
+func (s *localSource) pinnedTo() string { return "" }
+
 func (s *localSource) fetch(ctx context.Context) (*layer.State, error) {
 	d, err := fsdiff.Host(ctx, s.dir, s.opt)
 	if err != nil {
@@ -156,6 +175,11 @@ type gitSource struct {
 
 func (s *gitSource) pinned(ctx context.Context) (git.Pinned, error) {
 	return s.pin.Get(ctx, func(ctx context.Context) (git.Pinned, error) { return s.w.Git.Resolve(ctx, s.id) })
+}
+
+func (s *gitSource) pinnedTo() string {
+	p, _ := s.pin.Peek()
+	return p.Commit
 }
 
 func (s *gitSource) key(ctx context.Context) (string, error) {
@@ -192,6 +216,11 @@ type httpSource struct {
 
 func (s *httpSource) pinned(ctx context.Context) (http.Pinned, error) {
 	return s.pin.Get(ctx, func(ctx context.Context) (http.Pinned, error) { return s.w.HTTP.Resolve(ctx, s.id) })
+}
+
+func (s *httpSource) pinnedTo() string {
+	p, _ := s.pin.Peek()
+	return p.Digest.String()
 }
 
 func (s *httpSource) key(ctx context.Context) (string, error) {

@@ -27,6 +27,7 @@ type node[R any] struct {
 	edges    map[int]*edge[R]
 	contents []*memo.Memo[digest.Digest] // per input
 	noted    bool                        // told the observer that it is cached
+	lost     error                       // why the result that a cache promised is not used
 }
 
 // An edge is one output of a node.
@@ -108,7 +109,7 @@ func (n *node[R]) content(ctx context.Context, i int) (digest.Digest, error) {
 				return "", err
 			}
 			d, err := op.Content(ctx, i, in)
-			if n.s.lost(err) && n.s.Forget() > 0 {
+			if n.s.lost(err) && n.s.ForgetLost(err) > 0 {
 				continue
 			}
 			return d, stepError(n.v, err)

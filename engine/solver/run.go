@@ -50,6 +50,7 @@ func (e *edge[R]) solve(ctx context.Context) (*result[R], error) {
 		case err != nil:
 			e.node.s.cfg.Observer.Warn(e.node.v, fmt.Errorf("cache %s: %w; the step runs again", p.hit.Cache, err))
 		}
+		e.node.lose(err)
 	}
 	outs, err := e.node.run(ctx)
 	if err != nil {
@@ -98,7 +99,7 @@ func (n *node[R]) run(ctx context.Context) ([]R, error) {
 		}
 		for {
 			outs, err := n.runOnce(ctx, op)
-			if n.s.lost(err) && n.s.Forget() > 0 {
+			if n.s.lost(err) && n.s.ForgetLost(err) > 0 {
 				continue // what was lost is made again
 			}
 			return outs, stepError(n.v, err)
@@ -138,10 +139,14 @@ func (n *node[R]) runOnce(ctx context.Context, op Op[R]) ([]R, error) {
 	return outs, err
 }
 
-// Forget drops every result that came from a cache and is not usable any
+// Forget is ForgetLost when it is not known what was lost.
+func (s *Solver[R]) Forget() int { return s.ForgetLost(nil) }
+
+// ForgetLost drops every result that came from a cache and is not usable any
 // more, and returns how many there were. The edges are solved anew, without
-// the cache that promised them.
-func (s *Solver[R]) Forget() int {
+// the cache that promised them. The error, which may be nil, is the one that
+// said so; it stands in the Trace of what runs again.
+func (s *Solver[R]) ForgetLost(err error) int {
 	if s.cfg.Usable == nil {
 		return 0
 	}
@@ -152,6 +157,7 @@ func (s *Solver[R]) Forget() int {
 		for _, e := range node.edges {
 			if r, ok := e.res.Peek(); ok && !r.made && !s.cfg.Usable(r.value) {
 				e.res.Forget()
+				node.lose(err)
 				n++
 			}
 		}
