@@ -36,6 +36,8 @@ type ExportOptions struct {
 	// within the limits. Otherwise the Index replaces theirs.
 	Merge *Limits
 
+	Attach Attach // nil: nothing besides what the Index has
+
 	// Watch, unless nil, is called when a blob is about to be put; what it
 	// returns is called when that is over.
 	Watch func(blob ocispec.Descriptor) (done func(error))
@@ -151,10 +153,16 @@ func (x *Exporter) run(ctx context.Context, ref string, idx *Index, blobs Source
 	}
 	var old *Index
 	var oldErr error
+	var attached Blob
 	var loading sync.WaitGroup
-	if x.opts.Merge != nil { // beside the blobs: it is a round trip or two
-		loading.Go(func() { old, oldErr = x.load(ctx, ref) })
-	}
+	loading.Go(func() { // beside the blobs: it is a round trip or two
+		if x.opts.Merge != nil {
+			old, oldErr = x.load(ctx, ref)
+		}
+		if oldErr == nil {
+			attached = x.prepare(ctx, old)
+		}
+	})
 	err := x.putMissing(ctx, idx, blobs)
 	loading.Wait()
 	if err = errors.Join(err, oldErr); err != nil {
@@ -171,6 +179,9 @@ func (x *Exporter) run(ctx context.Context, ref string, idx *Index, blobs Source
 				return err
 			}
 		}
+		if attached.Digest != "" {
+			save.Attach(attached)
+		}
 		err := x.b.SaveIndex(ctx, ref, save)
 		switch {
 		case errors.Is(err, ErrConflict) && n < saves:
@@ -181,11 +192,14 @@ func (x *Exporter) run(ctx context.Context, ref string, idx *Index, blobs Source
 			if old, err = x.load(ctx, ref); err != nil {
 				return err
 			}
+			attached = x.prepare(ctx, old)
 		case errors.Is(err, ErrNotFound) && !evicted:
 			// Blobs were there but have been evicted, or were believed to be
 			// there because an index named them.
 			evicted = true
 			x.forget()
+			save.Detach(attached.MediaType) // it may be the one, and is not worth a third try
+			attached = Blob{}
 			if err := x.putMissing(ctx, save, blobs); err != nil {
 				return err
 			}

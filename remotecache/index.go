@@ -46,7 +46,13 @@ func (idx *Index) Attachment(mediaType string) (Blob, bool) {
 // Attach puts b among the attachments, in the place of one with the same
 // media type.
 func (idx *Index) Attach(b Blob) {
-	idx.Attachments = append(slices.DeleteFunc(idx.Attachments, func(a Blob) bool { return a.MediaType == b.MediaType }), b)
+	idx.Detach(b.MediaType)
+	idx.Attachments = append(idx.Attachments, b)
+}
+
+// Detach removes the attachment with a media type, if there is one.
+func (idx *Index) Detach(mediaType string) {
+	idx.Attachments = slices.DeleteFunc(idx.Attachments, func(a Blob) bool { return a.MediaType == mediaType })
 }
 
 // StoredLayers returns the layers and, after them, the attachments as layers:
