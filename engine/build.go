@@ -52,6 +52,7 @@ type build struct {
 
 	exports []*cacheExport
 	obs     *observer
+	why     *why
 	eager   atomic.Pointer[eager] // nil until it is known what the image is
 
 	beside  sync.WaitGroup // imports under way
@@ -109,7 +110,7 @@ func (b *build) open(ctx context.Context) (err error) {
 		return err
 	}
 	for _, ex := range b.req.Exports {
-		b.exports = append(b.exports, newCacheExport(ex))
+		b.exports = append(b.exports, b.newCacheExport(ex))
 	}
 	b.hashes = contenthash.OpenCache(b.state.Path("hashes"))
 	b.local, err = buildcache.NewLocal(b.state.Path("keys"), b.layers, b.warn)
@@ -126,6 +127,8 @@ func (b *build) open(ctx context.Context) (err error) {
 		Secrets: b.req.Secrets, Agents: b.req.Agents, Allow: b.req.Allow,
 		Tmp: b.state.Tmp, Session: b.ref,
 	}
+	b.why = newWhy(b)
+	b.world.Seen, b.obs.why = b.why.seen, b.why
 	caches := []solver.Cache[*layer.State]{b.local}
 	for _, im := range b.req.Imports {
 		r := b.importCache(ctx, im)
@@ -173,6 +176,7 @@ func (b *build) close(ctx context.Context, failed error) error {
 		defer func() { _ = c.Close() }()
 	}
 	if failed != nil {
+		b.why.finish(ctx, nil)
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 		defer cancel()
@@ -214,7 +218,7 @@ func (b *build) run(ctx context.Context) (*Result, error) {
 			// The layer forgot the blob: the next try makes it of its files,
 			// or runs the step again.
 			b.warn(fmt.Errorf("%w; making it again", err))
-			b.solver.Forget()
+			b.solver.ForgetLost(err)
 			continue
 		}
 		if err != nil {
@@ -225,6 +229,8 @@ func (b *build) run(ctx context.Context) (*Result, error) {
 	b.beside.Wait()
 	res.Caches = append(b.importOutcomes(), res.Caches...)
 	res.Steps, res.Warnings = b.obs.result()
+	b.solver.Wait()
+	b.why.finish(ctx, res)
 	stats := b.req.Registry.Stats()
 	res.BytesIn, res.BytesOut = stats.BytesIn, stats.BytesOut
 	res.Seconds = time.Since(b.began).Seconds()

@@ -83,6 +83,7 @@ func (b *build) importCache(ctx context.Context, im Import) *buildcache.Remote {
 				b.warn(fmt.Errorf("cache import %s: %w; building with the rest of it", im.Name, err))
 			}
 			got.origin = &metered{Origin: origin}
+			b.why.imported(im.Name, indexes, got.origin) // before a step can run
 			err = r.Loaded(indexes, got.origin)
 		}
 		got.out.Seconds = time.Since(began).Seconds()
@@ -125,9 +126,14 @@ type cacheExport struct {
 	step atomic.Pointer[progress.Vertex] // nil before the end of the build
 }
 
-func newCacheExport(ex Export) *cacheExport {
+func (b *build) newCacheExport(ex Export) *cacheExport {
 	c := &cacheExport{Export: ex}
-	c.x = remotecache.NewExporter(ex.Backend, remotecache.ExportOptions{Uploads: ex.Uploads, Merge: ex.Merge, Watch: c.watch})
+	c.x = remotecache.NewExporter(ex.Backend, remotecache.ExportOptions{
+		Uploads: ex.Uploads, Merge: ex.Merge, Watch: c.watch,
+		Attach: func(ctx context.Context, old *remotecache.Index) (remotecache.Blob, []byte) {
+			return b.why.attach(ctx, ex, old)
+		},
+	})
 	return c
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/moby/buildkit/client"
 	digest "github.com/opencontainers/go-digest"
 
+	"github.com/mayfly-build/mayfly/engine/explain"
 	"github.com/mayfly-build/mayfly/engine/llb"
 	"github.com/mayfly-build/mayfly/engine/progress"
 )
@@ -20,13 +21,20 @@ type Step struct {
 	Cached  bool    // its result came from a cache, or was not needed
 	Seconds float64 // spent on it; 0 when cached
 	Failed  bool
-	spent   time.Duration
-	began   time.Time
+
+	// Why says in one line why a step ran, and Reason in full; "" and nil for
+	// one that did not, and for sources.
+	Why    string
+	Reason *explain.Reason
+
+	spent time.Duration
+	began time.Time
 }
 
 // An observer turns what the solver tells into progress and steps.
 type observer struct {
 	stream *progress.Stream
+	why    *why // nil: nobody asks
 
 	mu       sync.Mutex
 	vertices map[digest.Digest]*progress.Vertex
@@ -63,12 +71,18 @@ func (o *observer) Begin(ctx context.Context, v *llb.Vertex) context.Context {
 	s.began, s.Cached = time.Now(), false
 	o.mu.Unlock()
 	p.Begin()
+	if o.why != nil && isStep(v) {
+		o.why.begin(ctx, v, p)
+	}
 	return progress.With(ctx, p)
 }
 
 // End stops the clock of v.
 func (o *observer) End(_ context.Context, v *llb.Vertex, err error) {
 	p, s := o.vertex(v)
+	if o.why != nil && isStep(v) {
+		o.why.end(v)
+	}
 	o.mu.Lock()
 	s.spent += time.Since(s.began)
 	s.Failed = err != nil
@@ -97,6 +111,16 @@ func (o *observer) warn(err error) {
 	step.Begin()
 	fmt.Fprintln(step.Log(2), "warning:", err)
 	step.End(nil)
+}
+
+// became says what became of a vertex so far.
+func (o *observer) became(d digest.Digest) Step {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if s, ok := o.steps[d]; ok {
+		return *s
+	}
+	return Step{}
 }
 
 func (o *observer) result() (steps []Step, warnings []string) {
