@@ -64,6 +64,7 @@ Usage:
   mayfly build [OPTIONS] PATH|URL|-    build an image from a Dockerfile
   mayfly cache ls|show|verify|prune|copy CACHE
                                        look after a remote cache
+  mayfly debug why [STEP]              why the steps of a build ran
   mayfly version                       print the version
 
 "mayfly build --help" and "mayfly cache --help" list the options.
@@ -95,6 +96,8 @@ func run(ctx context.Context, w world, args []string) error {
 		return build(ctx, w, args[1:])
 	case "cache":
 		return cache(ctx, w, args[1:])
+	case "debug":
+		return debug(ctx, w, args[1:])
 	case "version", "--version":
 		_, err := fmt.Fprintln(w.stdout, "mayfly", version)
 		return err
@@ -102,5 +105,5 @@ func run(ctx context.Context, w world, args []string) error {
 		_, err := fmt.Fprint(w.stdout, usage)
 		return err
 	}
-	return usagef("unknown command %q: the commands are build, cache and version", args[0])
+	return usagef("unknown command %q: the commands are build, cache, debug and version", args[0])
 }

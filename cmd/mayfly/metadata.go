@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/mayfly-build/mayfly/engine"
+	"github.com/mayfly-build/mayfly/engine/explain"
 )
 
 // writeMetadata writes what was built, with buildx's keys and our own under
@@ -44,12 +45,22 @@ type stepEntry struct {
 	Digest  string  `json:"digest"`
 	Cached  bool    `json:"cached"`
 	Seconds float64 `json:"seconds"`
+
+	Why *explain.Reason `json:"why,omitempty"` // of one that ran
 }
+
+// listedFiles is how many changed files a reason lists in the metadata file;
+// `mayfly debug why` has the others.
+const listedFiles = 20
 
 func steps(res *engine.Result) []stepEntry {
 	out := []stepEntry{}
 	for _, s := range res.Steps {
-		out = append(out, stepEntry{s.Name, s.Digest.String(), s.Cached, s.Seconds})
+		e := stepEntry{Name: s.Name, Digest: s.Digest.String(), Cached: s.Cached, Seconds: s.Seconds}
+		if s.Reason != nil {
+			e.Why = s.Reason.Brief(listedFiles)
+		}
+		out = append(out, e)
 	}
 	return out
 }
