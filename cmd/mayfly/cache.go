@@ -237,6 +237,10 @@ func cacheLs(ctx context.Context, w world, o cacheOptions, s *store) error {
 			for _, b := range idx.Blobs() {
 				used[b.Digest] = true
 			}
+			if m, ok := describeMount(ctx, s.backend, r.Ref); ok {
+				e.Mount = strings.TrimPrefix(m.Name.ID, "/") + " " + m.Name.Platform
+				e.Newest, e.Oldest = m.Saved, m.Saved
+			}
 		}
 		list.Refs = append(list.Refs, e)
 	}
@@ -373,7 +377,13 @@ func cacheCopy(ctx context.Context, w world, o cacheOptions, from, to *store) er
 			strings.TrimSpace(units.HumanSize(float64(out.Bytes))), out.Existing); err != nil {
 			return err
 		}
-		if !o.all && len(o.refs) == 0 {
+		if o.all {
+			continue // cache mounts are refs like others, but named after the ref beside them
+		}
+		if err := copyMounts(ctx, w, from, ref, to, target, opts); err != nil {
+			return err
+		}
+		if len(o.refs) == 0 {
 			return nil
 		}
 	}

@@ -29,6 +29,7 @@ type cacheRef struct {
 	Newest  time.Time `json:"newest,omitzero"`
 	Oldest  time.Time `json:"oldest,omitzero"`
 	Saved   time.Time `json:"saved,omitzero"`
+	Mount   string    `json:"mount,omitempty"` // id and platform, when it is that of a cache mount
 	Problem string    `json:"problem,omitempty"`
 }
 
@@ -40,7 +41,11 @@ func (l cacheList) print(w world, listsBlobs bool) error {
 			fmt.Fprintf(t, "%s\t%s\n", r.Ref, r.Problem)
 			continue
 		}
-		fmt.Fprintf(t, "%s\t%d\t%d\t%s\t%s\t%s\n", r.Ref, r.Steps, r.Blobs, units.HumanSize(float64(r.Bytes)), age(r.Newest), age(r.Oldest))
+		ref := r.Ref
+		if r.Mount != "" {
+			ref += " (" + r.Mount + ")"
+		}
+		fmt.Fprintf(t, "%s\t%d\t%d\t%s\t%s\t%s\n", ref, r.Steps, r.Blobs, units.HumanSize(float64(r.Bytes)), age(r.Newest), age(r.Oldest))
 	}
 	if err := t.Flush(); err != nil {
 		return err
