@@ -139,15 +139,15 @@ func (s *State) isLocal() bool {
 // Usable reports whether no blob of the chain is known to be lost.
 func (s *State) Usable() bool {
 	for l := s; l != nil; l = l.parent {
-		if l.isLocal() {
-			continue
-		}
-		if len(l.Blobs()) == 0 {
+		if !l.hasForm() {
 			return false
 		}
 	}
 	return true
 }
+
+// hasForm reports whether the layer itself can be had, whatever of those below.
+func (s *State) hasForm() bool { return s.isLocal() || len(s.Blobs()) > 0 }
 
 // lose drops a blob that its origin cannot give.
 func (s *State) lose(b Blob) {

@@ -48,7 +48,14 @@ type Store struct {
 
 	mu       sync.Mutex
 	interned map[blobKey]*State
+	loaded   map[loadedKey]*State
 	lost     map[lostBlob]bool
+}
+
+// A loadedKey is a layer of the state dir on a parent.
+type loadedKey struct {
+	parent *State
+	id     string
 }
 
 // New returns the store of a state dir, which is made when missing.
@@ -59,7 +66,7 @@ func New(cfg Config) (*Store, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o711); err != nil {
 		return nil, err
 	}
-	return &Store{dir: cfg.Dir, content: cfg.Content, tmp: cfg.Tmp, slots: make(chan struct{}, cfg.Parallel), interned: map[blobKey]*State{}, lost: map[lostBlob]bool{}, origin: cfg.Origin}, nil
+	return &Store{dir: cfg.Dir, content: cfg.Content, tmp: cfg.Tmp, slots: make(chan struct{}, cfg.Parallel), interned: map[blobKey]*State{}, loaded: map[loadedKey]*State{}, lost: map[lostBlob]bool{}, origin: cfg.Origin}, nil
 }
 
 // FromBlob returns parent with a layer on top that is known as a blob. Equal
@@ -224,16 +231,38 @@ func (st *Store) writeBlobs(id string, blobs []Blob) {
 }
 
 // Load returns the chain of layers with the given names, bottom first. A
-// layer that is not there any more is fs.ErrNotExist.
+// layer that is not there any more is fs.ErrNotExist. Equal names on one
+// parent are one State: of a long chain, every step loads all below it.
 func (st *Store) Load(ids []string) (*State, error) {
 	var s *State
 	for _, id := range ids {
-		l, err := st.load(s, id)
+		l, err := st.loadOnce(s, id)
 		if err != nil {
 			return nil, fmt.Errorf("layer %s of the state dir: %w", id, err)
 		}
 		s = l
 	}
+	return s, nil
+}
+
+func (st *Store) loadOnce(parent *State, id string) (*State, error) {
+	key := loadedKey{parent, id}
+	st.mu.Lock()
+	s := st.loaded[key]
+	st.mu.Unlock()
+	if s != nil && s.hasForm() {
+		return s, nil
+	}
+	s, err := st.load(parent, id)
+	if err != nil {
+		return nil, err
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if other := st.loaded[key]; other != nil && other.hasForm() {
+		return other, nil // somebody else was first
+	}
+	st.loaded[key] = s
 	return s, nil
 }
 

@@ -340,3 +340,33 @@ func TestIngest(t *testing.T) {
 		t.Errorf("unpacked to %s, %v", dir, err)
 	}
 }
+
+// TestLoadedChainsAreShared: of a chain of steps each step is loaded by a name
+// of its own; the layers below it are the same States, which are opened,
+// compressed and kept in memory once.
+func TestLoadedChainsAreShared(t *testing.T) {
+	root := t.TempDir()
+	st := newStore(t, root, nil)
+	var s *State
+	for _, name := range []string{"a", "b", "c"} {
+		s = st.FromDiff(s, memDiff(name, name), Info{Description: name})
+	}
+	ids, ok, err := st.Keep(t.Context(), s)
+	if err != nil || !ok || len(ids) != 3 {
+		t.Fatalf("%v, %v, %v", ids, ok, err)
+	}
+	st = newStore(t, root, nil)
+	var tops []*State
+	for n := 1; n <= 3; n++ {
+		top, err := st.Load(ids[:n])
+		if err != nil {
+			t.Fatal(err)
+		}
+		tops = append(tops, top)
+	}
+	for i, l := range tops[2].Chain() {
+		if l != tops[i] {
+			t.Errorf("layer %d of the chain is another State than the step's own", i)
+		}
+	}
+}
