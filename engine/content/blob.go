@@ -64,7 +64,9 @@ func (v *verifier) Read(p []byte) (int, error) {
 	if v.want.Size != 0 && v.n > v.want.Size {
 		n, err = 0, fmt.Errorf("blob %s: more than its %d bytes: %w", v.want.Digest, v.want.Size, ErrCorrupt)
 	}
-	if err == io.EOF {
+	// The end is looked at with the last byte, not after it: what takes the bytes
+	// never has all of a blob that is a wrong one.
+	if err == io.EOF || err == nil && v.want.Size != 0 && v.n == v.want.Size {
 		if bad := check(v.want.Digest, v.want.Size, v.hash, v.n); bad != nil {
 			n, err = 0, bad
 		}

@@ -3,6 +3,7 @@ package layer
 import (
 	"bytes"
 	"errors"
+	"io"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 
 	"github.com/mayfly-build/mayfly/engine/compression"
+	"github.com/mayfly-build/mayfly/internal/retry"
 )
 
 func TestLostBlobs(t *testing.T) {
@@ -96,6 +98,34 @@ func TestSecondOriginServes(t *testing.T) {
 			}
 			if slices.ContainsFunc(s.Blobs(), func(b Blob) bool { return b.Origin == Origin(first) }) {
 				t.Error("the layer still counts on the origin that lost it")
+			}
+		})
+	}
+}
+
+// Whoever sends a blob on never has all of a wrong one, and is told that it is
+// lost.
+func TestLostWhileItIsSent(t *testing.T) {
+	data, b := blobOf(t, tarOf(t, "f", "hello"), nil)
+	other := bytes.Clone(data)
+	other[len(other)/2] ^= 1
+	for name, data := range map[string][]byte{"changed": other, "truncated": data[:len(data)-9]} {
+		t.Run(name, func(t *testing.T) {
+			st := newStore(t, t.TempDir(), nil)
+			b := b
+			b.Origin = holding(true, b.Desc, data)
+			s := st.FromBlob(nil, b, Info{})
+			r, err := s.Open(t.Context(), b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			sent, err := io.ReadAll(io.LimitReader(r, b.Desc.Size)) // as net/http reads a body
+			if again, _ := retry.Passing(err); !errors.Is(err, ErrLost) || again {
+				t.Errorf("the error is %v; again: %v", err, again)
+			}
+			if int64(len(sent)) >= b.Desc.Size || s.Usable() {
+				t.Errorf("%d bytes of %d were sent; usable: %v", len(sent), b.Desc.Size, s.Usable())
 			}
 		})
 	}

@@ -35,7 +35,8 @@ import (
 // promised cannot be had: evicted, expired, truncated or corrupt.
 var ErrLost = errors.New("lost from the cache")
 
-// A LostError is an ErrLost that says which blob.
+// A LostError is an ErrLost that says which blob. It is final: whoever reads
+// the blob to send it need not try that again.
 type LostError struct {
 	Blob digest.Digest
 	Err  error
@@ -44,6 +45,9 @@ type LostError struct {
 func (e *LostError) Error() string        { return ErrLost.Error() + ": " + e.Err.Error() }
 func (e *LostError) Unwrap() error        { return e.Err }
 func (e *LostError) Is(target error) bool { return target == ErrLost }
+
+// Retry implements retry.Advisor.
+func (e *LostError) Retry() (again bool, after time.Duration) { return false, 0 }
 
 // A State is a root file system: a layer and those below it. The nil *State
 // is the empty root (scratch). States are immutable and shared; all methods

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	digest "github.com/opencontainers/go-digest"
@@ -438,7 +439,7 @@ func (st *Store) unpackOne(ctx context.Context, s *State, b Blob, chain digest.D
 // forgets the blob: one of a cache, or a damaged one of the state dir.
 func (st *Store) blame(ctx context.Context, s *State, b Blob, err error) error {
 	switch {
-	case ctx.Err() != nil:
+	case ctx.Err() != nil, errors.Is(err, ErrLost):
 		return err
 	case b.Origin == nil:
 		if !errors.Is(err, content.ErrCorrupt) {
@@ -510,10 +511,31 @@ func (st *Store) open(ctx context.Context, s *State, b Blob) (io.ReadCloser, err
 	} else if r, err = b.Origin.Open(ctx, b.Desc, 0); err != nil {
 		return nil, st.blame(ctx, s, b, fmt.Errorf("read layer %s: %w", b.Desc.Digest, err))
 	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{content.Verify(r, b.Desc), r}, nil
+	return &blobReader{r: content.Verify(r, b.Desc), closer: r, blame: func(err error) error {
+		return st.blame(ctx, s, b, fmt.Errorf("read layer %s: %w", b.Desc.Digest, err))
+	}}, nil
+}
+
+// A blobReader blames its blob for what goes wrong before it is closed, which
+// who sends it may do in the middle of a read.
+type blobReader struct {
+	r      io.Reader
+	closer io.Closer
+	blame  func(error) error
+	closed atomic.Bool
+}
+
+func (r *blobReader) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	if err != nil && err != io.EOF && !r.closed.Load() {
+		err = r.blame(err)
+	}
+	return n, err
+}
+
+func (r *blobReader) Close() error {
+	r.closed.Store(true)
+	return r.closer.Close()
 }
 
 func randomName() string {
