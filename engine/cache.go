@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,104 +18,6 @@ import (
 	"github.com/mayfly-build/mayfly/remotecache"
 	"github.com/mayfly-build/mayfly/remotecache/inline"
 )
-
-// importTimeout is how long a build waits for the index of a cache, which is
-// some kilobytes.
-const importTimeout = 30 * time.Second
-
-// An importing is what is known of one import.
-type importing struct {
-	out    CacheOutcome
-	origin *metered // nil when nothing was loaded
-}
-
-// A metered origin counts what is read from it.
-type metered struct {
-	layer.Origin
-	blobs, bytes atomic.Int64
-}
-
-func (m *metered) Open(ctx context.Context, desc ocispec.Descriptor, off int64) (io.ReadCloser, error) {
-	r, err := m.Origin.Open(ctx, desc, off)
-	if err != nil {
-		return nil, err
-	}
-	m.blobs.Add(1)
-	return &meteredReader{r, &m.bytes}, nil
-}
-
-type meteredReader struct {
-	io.ReadCloser
-	bytes *atomic.Int64
-}
-
-func (r *meteredReader) Read(p []byte) (int, error) {
-	n, err := r.ReadCloser.Read(p)
-	r.bytes.Add(int64(n))
-	return n, err
-}
-
-// importCache starts to load a cache. What goes wrong is a warning: the build
-// then runs without the cache.
-func (b *build) importCache(ctx context.Context, im Import) *buildcache.Remote {
-	r := buildcache.NewRemote(im.Name, b.layers)
-	b.beside.Go(func() {
-		step := b.req.Progress.Step("importing cache manifest from " + im.Name)
-		step.Begin()
-		began := time.Now()
-		timeout := im.Timeout
-		if timeout == 0 {
-			timeout = importTimeout
-		}
-		lctx, cancel := context.WithTimeoutCause(progress.With(ctx, step), timeout, fmt.Errorf("no answer within %s", timeout))
-		defer cancel()
-		indexes, origin, err := im.Load(lctx)
-		if err != nil && lctx.Err() != nil {
-			err = context.Cause(lctx)
-		}
-		got := &importing{out: CacheOutcome{Name: im.Name, Outcome: "ok"}}
-		if len(indexes) == 0 {
-			_ = r.Loaded(nil, nil) // nothing cannot be wrong
-		} else {
-			if err != nil {
-				got.out.Outcome, got.out.Reason = "partial", err.Error()
-				b.warn(fmt.Errorf("cache import %s: %w; building with the rest of it", im.Name, err))
-			}
-			got.origin = &metered{Origin: origin}
-			b.why.imported(im.Name, indexes, got.origin) // before a step can run
-			err = r.Loaded(indexes, got.origin)
-		}
-		got.out.Seconds = time.Since(began).Seconds()
-		switch {
-		case errors.Is(err, remotecache.ErrNotFound):
-			got.out.Outcome, got.out.Reason = "skipped", "cold cache: nothing was exported there yet"
-			fmt.Fprintln(step.Log(2), got.out.Reason)
-			err = nil
-		case err != nil && ctx.Err() == nil:
-			got.out.Outcome, got.out.Reason = "failed", err.Error()
-			b.warn(fmt.Errorf("cache import %s: %w; building without it", im.Name, err))
-			err = nil
-		}
-		b.mu.Lock()
-		b.imports = append(b.imports, got)
-		b.mu.Unlock()
-		step.End(err)
-	})
-	return r
-}
-
-// importOutcomes says what became of the imports, once nothing is read any more.
-func (b *build) importOutcomes() (out []CacheOutcome) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, im := range b.imports {
-		if o := im.origin; o != nil {
-			im.out.Blobs, im.out.Bytes = int(o.blobs.Load()), o.bytes.Load()
-		}
-		out = append(out, im.out)
-	}
-	return out
-}
 
 // A cacheExport is a cache being written: its blobs from the first step that
 // ran, its index at the end.
@@ -221,9 +122,7 @@ func (b *build) exportCache(ctx context.Context, t *target, ex *cacheExport) (Ca
 	ctx, cancel := context.WithTimeoutCause(progress.With(ctx, step), timeout, fmt.Errorf("not done within %s", timeout))
 	defer cancel()
 	got, err := b.writeCache(ctx, t, ex)
-	if ctx.Err() != nil && err != nil {
-		err = context.Cause(ctx)
-	}
+	err = late(ctx, err)
 	out := CacheOutcome{
 		Name: ex.Name, Export: true, Outcome: string(got.State), Blobs: got.Blobs, Bytes: got.Bytes, Carried: got.Carried,
 		Seconds: time.Since(began).Seconds(),

@@ -95,6 +95,14 @@ type Origin interface {
 	IsCache() bool
 }
 
+// A Witness is a cache's Origin that is told which of its blobs are of no use,
+// and why: they could not be read, or are not what they should be. Lost may be
+// called from several goroutines at once.
+type Witness interface {
+	Origin
+	Lost(desc ocispec.Descriptor, err error)
+}
+
 // Parent returns the layers below.
 func (s *State) Parent() *State { return s.parent }
 

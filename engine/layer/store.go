@@ -451,6 +451,9 @@ func (st *Store) blame(ctx context.Context, s *State, b Blob, err error) error {
 	case !b.Origin.IsCache():
 		return err
 	}
+	if w, ok := b.Origin.(Witness); ok {
+		w.Lost(b.Desc, err)
+	}
 	st.mu.Lock()
 	st.lost[lostBlob{b.Desc.Digest, b.Origin}] = true
 	st.mu.Unlock()
