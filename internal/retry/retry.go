@@ -9,6 +9,7 @@ package retry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -43,7 +44,8 @@ func (f Fault) Error() string { return string(f) }
 func (f Fault) Retry() (again bool, after time.Duration) { return true, 0 }
 
 // Do calls try until it succeeds, fails for good, or the attempts are used
-// up, and returns its last error. A wait that ctx ends returns ctx's cause.
+// up, and returns its last error. A wait that ctx ends returns ctx's cause with
+// the error that was waited after.
 func (p Policy) Do(ctx context.Context, try func() error) error {
 	attempts, pause := p.Attempts, p.Backoff
 	if attempts <= 0 {
@@ -69,7 +71,7 @@ func (p Policy) Do(ctx context.Context, try func() error) error {
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return context.Cause(ctx)
+			return Interrupted(ctx, err)
 		case <-timer.C:
 		}
 		pause *= 2
@@ -77,6 +79,15 @@ func (p Policy) Do(ctx context.Context, try func() error) error {
 			p.OnRetry()
 		}
 	}
+}
+
+// Interrupted returns the cause of ctx's end, with what was to be tried again.
+func Interrupted(ctx context.Context, fault error) error {
+	cause := context.Cause(ctx)
+	if fault == nil || errors.Is(fault, cause) {
+		return cause
+	}
+	return fmt.Errorf("%w, after %w", cause, fault)
 }
 
 // Passing reports whether trying again may help after err, and how long to

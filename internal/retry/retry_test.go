@@ -57,7 +57,7 @@ func TestDoEndsWithContext(t *testing.T) {
 		time.AfterFunc(time.Second, func() { cancel(cause) })
 		start := time.Now()
 		err := retry.Policy{}.Do(ctx, func() error { return busy{time.Hour} })
-		if !errors.Is(err, cause) || time.Since(start) != time.Second {
+		if !errors.Is(err, cause) || err.Error() != "the user pressed ^C, after busy" || time.Since(start) != time.Second {
 			t.Errorf("after %v: %v", time.Since(start), err)
 		}
 	})
