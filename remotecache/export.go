@@ -86,9 +86,10 @@ type Exporter struct {
 	out   Outcome
 	puts  map[digest.Digest]*putting
 	lost  map[digest.Digest]bool
-	why   []error // the first few
-	inRow int     // failures without a success between them
-	shut  error   // that the cache is read-only, once that is known
+	why   error // of the first of them
+	last  error // of a blob that the cache did not take, lost or not
+	inRow int   // failures without a success between them
+	shut  error // that the cache is read-only, once that is known
 }
 
 // A putting is a blob on its way, or there.
@@ -134,12 +135,19 @@ func (x *Exporter) Export(ctx context.Context, ref string, idx *Index, blobs Sou
 		x.out.State = Failed
 	case len(x.lost) > 0:
 		x.out.State = Partial
-		err = fmt.Errorf("%d blobs are not stored: %w", len(x.lost), errors.Join(x.why...))
+		err = fmt.Errorf("%s: %w", notStored(len(x.lost)), x.why)
 	default:
 		x.out.State = OK
 	}
 	x.out.Lost = len(x.lost)
 	return x.out, err
+}
+
+func notStored(n int) string {
+	if n == 1 {
+		return "a blob is not stored"
+	}
+	return fmt.Sprintf("%d blobs are not stored, the first", n)
 }
 
 func (x *Exporter) run(ctx context.Context, ref string, idx *Index, blobs Source) error {
@@ -149,28 +157,39 @@ func (x *Exporter) run(ctx context.Context, ref string, idx *Index, blobs Source
 	if len(idx.Layers) == 0 {
 		return ErrEmpty
 	}
+	x.mu.Lock()
+	x.inRow = 0 // what went wrong while the build ran may be over
+	x.mu.Unlock()
 	var old *Index
 	var oldErr error
 	var attached Blob
 	var loading sync.WaitGroup
+	lctx, stop := context.WithCancel(ctx)
+	defer stop()
 	loading.Go(func() { // beside the blobs: it is a round trip or two
 		if x.opts.Merge != nil {
-			old, oldErr = x.load(ctx, ref)
+			old, oldErr = x.load(lctx, ref)
 		}
 		if oldErr == nil {
-			attached = x.prepare(ctx, old)
+			attached = x.prepare(lctx, old)
 		}
 	})
 	err := x.putMissing(ctx, idx, blobs)
+	if err != nil {
+		stop()
+	}
 	loading.Wait()
-	if err = errors.Join(err, oldErr); err != nil {
+	if err == nil {
+		err = oldErr
+	}
+	if err != nil {
 		return err
 	}
 	evicted := false
 	for n := 1; ; n++ {
 		save := idx.Without(x.lost)
 		if len(save.Layers) == 0 {
-			return fmt.Errorf("no blob could be stored: %w", errors.Join(x.why...))
+			return fmt.Errorf("no blob could be stored, the first: %w", x.why)
 		}
 		if x.opts.Merge != nil {
 			if save, err = x.merge(old, save); err != nil {

@@ -250,3 +250,48 @@ func (l *linking) Put(ctx context.Context, blob ocispec.Descriptor, _ io.ReaderA
 	}
 	return l.Memory.Put(ctx, blob, r)
 }
+
+// A backend that takes nothing is given up after some blobs, however many were
+// put ahead of the export and however many wait. What went wrong before the
+// export has no say.
+func TestExportGivesUpWhatWaits(t *testing.T) {
+	down := errors.New("503")
+	descs, idx, src := cache(300)
+	var mu sync.Mutex
+	tries, healthy := 0, false
+	f := &faulty{Memory: remotecache.NewMemory(), put: func(ocispec.Descriptor, io.ReaderAt) error {
+		mu.Lock()
+		defer mu.Unlock()
+		tries++
+		if healthy {
+			return nil
+		}
+		return down
+	}}
+	x := remotecache.NewExporter(f, remotecache.ExportOptions{Uploads: 3})
+	var ahead sync.WaitGroup
+	for _, d := range descs[:200] {
+		ahead.Go(func() {
+			if x.Put(t.Context(), d, src) == nil {
+				t.Error("a blob was put ahead")
+			}
+		})
+	}
+	ahead.Wait()
+	if tries > 10 {
+		t.Errorf("%d blobs were tried ahead", tries)
+	}
+	tries = 0
+	out, err := x.Export(t.Context(), "main", idx, src)
+	if out.State != remotecache.Failed || !errors.Is(err, down) || out.Lost != 300 {
+		t.Errorf("%+v, %v", out, err)
+	}
+	if tries > 10 {
+		t.Errorf("%d blobs were tried", tries)
+	}
+	healthy = true
+	x = remotecache.NewExporter(f, remotecache.ExportOptions{Uploads: 3})
+	if out, err := x.Export(t.Context(), "main", idx, src); err != nil || out.Blobs != 300 {
+		t.Errorf("then: %+v, %v", out, err)
+	}
+}

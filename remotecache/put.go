@@ -10,6 +10,8 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/mayfly-build/mayfly/internal/retry"
 )
 
 // putMissing stores the blobs of idx that b lacks and that no Put is about.
@@ -57,15 +59,6 @@ func (x *Exporter) missing(ctx context.Context, blobs []ocispec.Descriptor) ([]o
 // finally stores a blob or gives it up as lost. The error is one that ends
 // the export.
 func (x *Exporter) finally(ctx context.Context, blob ocispec.Descriptor, blobs Source) error {
-	x.mu.Lock()
-	give := x.inRow >= hopeless
-	if give {
-		x.lost[blob.Digest] = true
-	}
-	x.mu.Unlock()
-	if give {
-		return nil
-	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -76,19 +69,23 @@ func (x *Exporter) finally(ctx context.Context, blob ocispec.Descriptor, blobs S
 	case errors.Is(err, ErrReadOnly):
 		return err
 	case ctx.Err() != nil:
-		return context.Cause(ctx)
+		return retry.Interrupted(ctx, err)
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.lost[blob.Digest] = true
-	if !errors.Is(err, errSource) {
-		x.inRow++
+	if errors.Is(err, errGivenUp) {
+		err = x.last
 	}
-	if len(x.why) < hopeless {
-		x.why = append(x.why, fmt.Errorf("put blob %s: %w", blob.Digest, err))
+	if x.why == nil {
+		x.why = err
 	}
 	return nil
 }
+
+// errGivenUp is the error of a blob that is not tried, since others before it
+// were in vain.
+var errGivenUp = errors.New("the cache took none of the blobs before this one")
 
 // errSource marks the error of a blob that its source no longer has: that
 // says nothing of the backend.
@@ -127,8 +124,13 @@ func (x *Exporter) put(ctx context.Context, blob ocispec.Descriptor, blobs Sourc
 		x.inRow = 0
 	} else {
 		delete(x.puts, blob.Digest)
-		if errors.Is(p.err, ErrReadOnly) {
+		switch {
+		case errors.Is(p.err, ErrReadOnly):
 			x.shut = p.err
+		case errors.Is(p.err, errSource), errors.Is(p.err, errGivenUp), ctx.Err() != nil:
+		default:
+			x.inRow++
+			x.last = p.err
 		}
 	}
 	x.mu.Unlock()
@@ -141,6 +143,12 @@ func (x *Exporter) send(ctx context.Context, blob ocispec.Descriptor, blobs Sour
 		return err
 	}
 	defer func() { <-x.slots }()
+	x.mu.Lock()
+	up := x.inRow >= hopeless
+	x.mu.Unlock()
+	if up { // known only now: many may have waited for a slot
+		return errGivenUp
+	}
 	done := func(error) {}
 	if x.opts.Watch != nil {
 		done = x.opts.Watch(blob)

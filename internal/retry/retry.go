@@ -81,11 +81,15 @@ func (p Policy) Do(ctx context.Context, try func() error) error {
 	}
 }
 
-// Interrupted returns the cause of ctx's end, with what was to be tried again.
+// Interrupted returns the cause of ctx's end, with the fault that came before
+// it, or that it led to.
 func Interrupted(ctx context.Context, fault error) error {
 	cause := context.Cause(ctx)
-	if fault == nil || errors.Is(fault, cause) {
+	switch {
+	case fault == nil, fault == context.Canceled, fault == context.DeadlineExceeded:
 		return cause
+	case errors.Is(fault, cause):
+		return fault
 	}
 	return fmt.Errorf("%w, after %w", cause, fault)
 }
