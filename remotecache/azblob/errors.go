@@ -89,6 +89,9 @@ type answer struct {
 
 func (a *answer) Error() string {
 	s := fmt.Sprint(a.status)
+	if a.means == remotecache.ErrReadOnly {
+		s = a.means.Error() + ": " + s
+	}
 	if a.code != "" {
 		s += " " + a.code
 	} else {

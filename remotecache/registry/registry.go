@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"sync"
 
@@ -109,6 +110,15 @@ func fail(err error) error {
 	return remotecache.Tried(err)
 }
 
+// failWriting is fail for what was to be written: who may not is one who reads
+// only.
+func failWriting(err error) error {
+	if e, ok := errors.AsType[*client.Error](err); ok && e.Status == http.StatusForbidden {
+		err = fmt.Errorf("%w: %w", remotecache.ErrReadOnly, err)
+	}
+	return fail(err)
+}
+
 // missing is a registry's answer that something is not there.
 type missing struct{ error }
 
@@ -164,7 +174,7 @@ func (b *Backend) Put(ctx context.Context, blob ocispec.Descriptor, src io.Reade
 	if from != "" {
 		from = b.repo.Host + "/" + from
 	}
-	return fail(b.cfg.Client.PutBlob(ctx, b.repo.Name(), blob, open, from))
+	return failWriting(b.cfg.Client.PutBlob(ctx, b.repo.Name(), blob, open, from))
 }
 
 // LoadIndex implements remotecache.Backend in two round trips: the manifest,
@@ -232,7 +242,7 @@ func (b *Backend) SaveIndex(ctx context.Context, ref string, idx *remotecache.In
 		return io.NopCloser(bytes.NewReader(enc.ConfigData)), nil
 	}
 	if err := c.PutBlob(ctx, b.repo.Name(), enc.Config, open, ""); err != nil {
-		return fail(err)
+		return failWriting(err)
 	}
 	if idx.Version != "" {
 		if err := b.unchanged(ctx, at, idx.Version); err != nil {
@@ -243,7 +253,7 @@ func (b *Backend) SaveIndex(ctx context.Context, ref string, idx *remotecache.In
 		if errors.Is(err, client.ErrBlobUnknown) {
 			err = &missing{err}
 		}
-		return fail(err)
+		return failWriting(err)
 	}
 	b.mu.Lock()
 	b.saved = enc.Manifest

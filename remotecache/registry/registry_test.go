@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -254,6 +255,26 @@ func TestLinksFromOtherRepositories(t *testing.T) {
 	}
 	if puts > 1 { // the config
 		t.Errorf("%d uploads", puts)
+	}
+}
+
+// TestReadOnlyCredentials: who may read and not write has a cache that is
+// read-only, and is told how to come by more.
+func TestReadOnlyCredentials(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet || r.Method == http.MethodHead {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		w.WriteHeader(http.StatusForbidden)
+		io.WriteString(w, `{"errors":[{"code":"DENIED","message":"requested access to the resource is denied"}]}`)
+	}))
+	defer srv.Close()
+	b, _ := job(t, strings.TrimPrefix(srv.URL, "http://")+"/app:cache")
+	idx, src := cache("x", 3)
+	out, err := remotecache.Export(t.Context(), b, b.Ref(), idx, src, remotecache.ExportOptions{})
+	if out.State != remotecache.Skipped || !errors.Is(err, remotecache.ErrReadOnly) || hintOf(err) == "" {
+		t.Errorf("%+v, %v; hint: %s", out, err, hintOf(err))
 	}
 }
 
