@@ -27,7 +27,7 @@ func (m *meter) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if req.Body != nil && req.Body != http.NoBody {
 		req = req.WithContext(req.Context())
-		req.Body = &upload{ReadCloser: req.Body, m: m}
+		req.Body = &upload{ReadCloser: req.Body, m: m, size: req.ContentLength}
 	}
 	return m.rt.RoundTrip(req)
 }
@@ -36,7 +36,8 @@ func (m *meter) RoundTrip(req *http.Request) (*http.Response, error) {
 // that is the time to watch.
 type upload struct {
 	io.ReadCloser
-	m *meter
+	m    *meter
+	size int64
 }
 
 func (u *upload) Read(p []byte) (int, error) {
@@ -44,7 +45,7 @@ func (u *upload) Read(p []byte) (int, error) {
 	n, err := u.ReadCloser.Read(p)
 	u.m.c.stats.out.Add(int64(n))
 	if err != nil {
-		u.m.stall.StartFor(stall.Patience)
+		u.m.stall.StartFor(u.size)
 	} else {
 		u.m.stall.Start()
 	}

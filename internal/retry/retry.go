@@ -24,6 +24,14 @@ type Policy struct {
 	Attempts int           // tries in all; 0 means 5
 	Backoff  time.Duration // pause before the second try, doubled for each further one; 0 means 200ms
 
+	// Stalls is how many tries in all an exchange gets in which nothing moves
+	// (ErrStalled): each costs as long as it takes to notice. 0 means Attempts.
+	Stalls int
+
+	// Wait is how long the pauses that a server asks for may last in all; a
+	// server that asks for more is not waited for. 0 means any time.
+	Wait time.Duration
+
 	// OnRetry, if set, is called before each try but the first.
 	OnRetry func()
 }
@@ -43,14 +51,14 @@ func (f Fault) Error() string { return string(f) }
 // Retry implements Advisor.
 func (f Fault) Retry() (again bool, after time.Duration) { return true, 0 }
 
+// ErrStalled ends an exchange in which nothing moved for too long.
+var ErrStalled error = Fault("no data for too long")
+
 // Do calls try until it succeeds, fails for good, or the attempts are used
 // up, and returns its last error. A wait that ctx ends returns ctx's cause with
 // the error that was waited after.
 func (p Policy) Do(ctx context.Context, try func() error) error {
-	attempts, pause := p.Attempts, p.Backoff
-	if attempts <= 0 {
-		attempts = 5
-	}
+	pause := p.Backoff
 	if pause <= 0 {
 		pause = 200 * time.Millisecond
 	}
@@ -59,10 +67,8 @@ func (p Policy) Do(ctx context.Context, try func() error) error {
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		again, least := Passing(err)
-		// A refused connection is a server that is just starting, or one that
-		// is not there: one more try tells.
-		if !again || n >= attempts || n == 2 && errors.Is(err, syscall.ECONNREFUSED) {
+		again, least := p.Again(n, err)
+		if !again {
 			return err
 		}
 		// Half of the pause is chance, so that jobs that met the same fault
@@ -79,6 +85,25 @@ func (p Policy) Do(ctx context.Context, try func() error) error {
 			p.OnRetry()
 		}
 	}
+}
+
+// Again reports whether to try once more after n tries in a row, the last of
+// which ended with err, and how long to wait at least.
+func (p Policy) Again(n int, err error) (again bool, after time.Duration) {
+	most := p.Attempts
+	if most <= 0 {
+		most = 5
+	}
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		most = min(most, 2) // a server that is just starting, or none: one more try tells
+	case errors.Is(err, ErrStalled) && p.Stalls > 0:
+		most = min(most, p.Stalls)
+	}
+	again, after = Passing(err)
+	// A server wants the same pause each time.
+	tooLong := p.Wait > 0 && time.Duration(n)*after > p.Wait
+	return again && n < most && !tooLong, after
 }
 
 // Interrupted returns the cause of ctx's end, with the fault that came before

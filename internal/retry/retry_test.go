@@ -81,6 +81,37 @@ func TestPassing(t *testing.T) {
 	}
 }
 
+func TestAgain(t *testing.T) {
+	p := retry.Policy{Attempts: 4, Stalls: 2, Wait: 90 * time.Second}
+	for _, tt := range []struct {
+		err   error
+		tries int // that are made
+	}{
+		{io.EOF, 4},
+		{fmt.Errorf("put: %w", retry.ErrStalled), 2},
+		{syscall.ECONNREFUSED, 2},
+		{errors.New("no such thing"), 1},
+		{busy{time.Second}, 4},
+		{busy{45 * time.Second}, 3},
+		{busy{time.Minute}, 2},
+		{busy{2 * time.Minute}, 1},
+	} {
+		n := 1
+		for {
+			if again, _ := p.Again(n, tt.err); !again {
+				break
+			}
+			n++
+		}
+		if n != tt.tries {
+			t.Errorf("%v: %d tries, not %d", tt.err, n, tt.tries)
+		}
+	}
+	if again, _ := (retry.Policy{}).Again(4, retry.ErrStalled); !again {
+		t.Error("without limits a stall counts more than another fault")
+	}
+}
+
 func TestAfter(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for in, want := range map[string]time.Duration{

@@ -18,9 +18,8 @@ import (
 	"github.com/mayfly-build/mayfly/internal/retry"
 )
 
-// Err ends an exchange that moves nothing. It may go better the next time:
-// it is a retry.Fault.
-var Err error = retry.Fault("no data for too long")
+// Err ends an exchange that moves nothing. It may go better the next time.
+var Err = retry.ErrStalled
 
 // A Watch cancels an exchange with Err when nothing moved for a while. A nil
 // Watch watches nothing. Its methods may be called at once.
@@ -40,10 +39,11 @@ func New(after time.Duration, cancel context.CancelCauseFunc) *Watch {
 }
 
 // Start begins a silence: something is to move now.
-func (w *Watch) Start() { w.StartFor(1) }
+func (w *Watch) Start() { w.StartFor(0) }
 
-// StartFor begins a silence that may last times as long.
-func (w *Watch) StartFor(times int) {
+// StartFor begins a silence in which a server may have size bytes to hash or to
+// move before it answers: it may last as much longer as that takes at 8 MiB/s.
+func (w *Watch) StartFor(size int64) {
 	if w == nil {
 		return
 	}
@@ -52,12 +52,16 @@ func (w *Watch) StartFor(times int) {
 	if w.ended {
 		return
 	}
+	d := w.after + time.Duration(max(size, 0)/moved)*time.Millisecond
 	if w.timer == nil {
-		w.timer = time.AfterFunc(w.after*time.Duration(times), func() { w.cancel(Err) })
+		w.timer = time.AfterFunc(d, func() { w.cancel(Err) })
 		return
 	}
-	w.timer.Reset(w.after * time.Duration(times))
+	w.timer.Reset(d)
 }
+
+// moved is how many bytes a server is taken to move at least in a millisecond.
+const moved = 8 << 10
 
 // Stop ends the silence.
 func (w *Watch) Stop() {
@@ -85,13 +89,17 @@ func (w *Watch) End() {
 	}
 }
 
-// Patience is how many times as long a server may take to answer once it has
-// the whole request: it may be hashing or moving gigabytes.
-const Patience = 10
+type sizeKey struct{}
+
+// Moving returns ctx for an exchange that makes the server move size bytes
+// which are not in the request, such as the parts of an upload.
+func Moving(ctx context.Context, size int64) context.Context {
+	return context.WithValue(ctx, sizeKey{}, size)
+}
 
 // Transport returns base with exchanges ended that move no byte for after:
-// before the answer, between two reads of a body, or (Patience times as long)
-// after the last byte of an upload.
+// before the answer, between two reads of a body, or after the last byte of an
+// upload; then a server has time for the bytes, see StartFor and Moving.
 func Transport(base http.RoundTripper, after time.Duration) http.RoundTripper {
 	return &transport{base, after}
 }
@@ -112,10 +120,11 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	w := New(t.after, cancel)
 	req = req.WithContext(ctx)
+	size, _ := ctx.Value(sizeKey{}).(int64)
 	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = &upload{req.Body, w}
+		req.Body = &upload{req.Body, w, size + req.ContentLength}
 	}
-	w.Start()
+	w.StartFor(size)
 	resp, err := t.base.RoundTrip(req)
 	w.Stop()
 	if err != nil {
@@ -134,14 +143,15 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // that is the time to watch.
 type upload struct {
 	io.ReadCloser
-	w *Watch
+	w    *Watch
+	size int64 // that the server has to do with afterwards
 }
 
 func (u *upload) Read(p []byte) (int, error) {
 	u.w.Stop()
 	n, err := u.ReadCloser.Read(p)
 	if err != nil {
-		u.w.StartFor(Patience)
+		u.w.StartFor(u.size)
 	} else {
 		u.w.Start()
 	}

@@ -39,7 +39,11 @@ func TestTransport(t *testing.T) {
 	})
 	mux.HandleFunc("/late", func(w http.ResponseWriter, r *http.Request) { // all is there; the answer takes time
 		io.Copy(io.Discard, r.Body)
-		time.Sleep(3 * after)
+		select {
+		case <-r.Context().Done():
+			return
+		case <-time.After(3 * after):
+		}
 		io.WriteString(w, "stored")
 	})
 	srv := httptest.NewServer(mux)
@@ -52,15 +56,21 @@ func TestTransport(t *testing.T) {
 		stalls           bool
 	}{
 		{"/silent", "", "", true},
+		{"/late", "a small body", "", true},
 		{"/half", "", "half", true},
 		{"/slow", "", "byte byte byte byte byte byte byte byte ", false},
-		{"/late", "body", "stored", false},
+		{"/late", strings.Repeat("a large body", 300<<10), "stored", false},
+		{"/late?moves", "a small body", "stored", false},
 	} {
 		var body io.Reader
 		if tt.body != "" {
 			body = bytes.NewReader([]byte(tt.body))
 		}
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL+tt.path, body)
+		ctx := t.Context()
+		if strings.HasSuffix(tt.path, "?moves") {
+			ctx = Moving(ctx, 4<<20)
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, srv.URL+tt.path, body)
 		if err != nil {
 			t.Fatal(err)
 		}
