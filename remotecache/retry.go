@@ -12,6 +12,15 @@ import (
 	"github.com/mayfly-build/mayfly/internal/retry"
 )
 
+// StallAfter is how long an exchange with a cache may move no byte, unless a
+// backend's Config says: then it is broken off and tried again.
+const StallAfter = 30 * time.Second
+
+// DefaultPolicy returns what backends do after passing faults, unless their
+// Config says. A cache is worth the time that it saves: one that stays silent
+// gets a minute, and one that asks for pauses a minute and a half.
+func DefaultPolicy() retry.Policy { return retry.Policy{Stalls: 2, Wait: 90 * time.Second} }
+
 // Retry returns b with calls repeated after faults that pass: those that
 // retry.Passing knows, which are the network's and those whose error says so.
 // A reader that breaks off is taken up where it stopped.
@@ -98,8 +107,8 @@ func (r *resumingReader) Read(p []byte) (int, error) {
 // fault sets err for good, or has the blob open again where it broke off.
 func (r *resumingReader) fault(err error) {
 	r.tries++
-	passing, _ := retry.Passing(err)
-	if err == io.EOF || r.ctx.Err() != nil || !passing || r.tries >= maxFaults {
+	again, _ := r.from.p.Again(r.tries, err)
+	if err == io.EOF || r.ctx.Err() != nil || !again {
 		r.err = err
 		return
 	}
@@ -114,9 +123,6 @@ func (r *resumingReader) fault(err error) {
 		return r.open()
 	})
 }
-
-// maxFaults bounds how often a reader breaks off without getting on.
-const maxFaults = 5
 
 func (r *resumingReader) Close() error {
 	if r.err == nil {

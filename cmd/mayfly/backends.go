@@ -13,7 +13,6 @@ import (
 	"github.com/mayfly-build/mayfly/engine/layer"
 	"github.com/mayfly-build/mayfly/engine/source/image"
 	"github.com/mayfly-build/mayfly/internal/registry"
-	"github.com/mayfly-build/mayfly/internal/retry"
 	"github.com/mayfly-build/mayfly/remotecache"
 	"github.com/mayfly-build/mayfly/remotecache/gha"
 	"github.com/mayfly-build/mayfly/remotecache/local"
@@ -39,7 +38,7 @@ type cacheOpener struct {
 // newCacheOpener returns the opener for caches of a build with the options o.
 func newCacheOpener(w world, client *registry.Client, o buildOptions) *cacheOpener {
 	return &cacheOpener{
-		w: w, client: client,
+		w: w, client: client.With(remotecache.StallAfter, remotecache.DefaultPolicy()),
 		job:        ci.Detect(w.env, os.ReadFile),
 		build:      scopeOf(o),
 		ghaUploads: gha.PerMinute(ghaUploadsPerMinute),
@@ -77,7 +76,7 @@ type store struct {
 func newStore(name string, b remotecache.Keeper, ref string) *store {
 	s := &store{
 		name: name, backend: b, keeper: b, ref: ref, refs: []string{ref},
-		origin: backendOrigin{remotecache.Verify(remotecache.Retry(b, retry.Policy{}))},
+		origin: backendOrigin{remotecache.Verify(remotecache.Retry(b, remotecache.DefaultPolicy()))},
 	}
 	if g, ok := b.(remotecache.Guard); ok {
 		s.denied = g.Writable()

@@ -206,9 +206,6 @@ func (c *Client) Blob(ctx context.Context, ref string, desc ocispec.Descriptor, 
 	return b, nil
 }
 
-// maxFaults is how often in a row a transfer may break without a byte more.
-const maxFaults = 5
-
 // blobReader reads a blob through as many responses as it takes. Its ctx is
 // that of the Blob call it is the result of.
 type blobReader struct {
@@ -221,7 +218,7 @@ type blobReader struct {
 	err  error              // final
 
 	mark   int64 // off at the last fault
-	faults int   // in a row at mark
+	faults int   // in a row at mark: without a byte more
 }
 
 func (b *blobReader) explain(err error) error {
@@ -304,7 +301,7 @@ func (b *blobReader) end(err error) {
 		b.mark, b.faults = b.off, 0
 	}
 	b.faults++
-	if again, _ := retry.Passing(err); !again || b.ctx.Err() != nil || b.faults >= maxFaults {
+	if again, _ := b.c.policy.Again(b.faults, err); !again || b.ctx.Err() != nil {
 		b.err = b.explain(err)
 		return
 	}

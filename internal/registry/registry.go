@@ -61,9 +61,14 @@ type Stats struct {
 // A Client speaks to any number of registries. It holds their tokens and
 // connections. All methods may be called from several goroutines at once.
 type Client struct {
-	cfg      Config
+	cfg    Config
+	policy retry.Policy
+	*shared
+}
+
+// shared is what a Client has in common with those that With made of it.
+type shared struct {
 	insecure map[string]bool
-	policy   retry.Policy
 	verified http.RoundTripper // checks certificates
 	lax      http.RoundTripper // does not
 
@@ -87,13 +92,33 @@ func New(cfg Config) *Client {
 	if cfg.Stall <= 0 {
 		cfg.Stall = time.Minute
 	}
-	c := &Client{cfg: cfg, insecure: map[string]bool{}, hosts: map[string]*host{}}
+	c := &Client{cfg: cfg, shared: &shared{insecure: map[string]bool{}, hosts: map[string]*host{}}}
 	for _, h := range cfg.Insecure {
 		c.insecure[h] = true
 	}
 	c.policy = retry.Policy{Attempts: cfg.Attempts, Backoff: cfg.Backoff, OnRetry: func() { c.stats.retries.Add(1) }}
 	c.verified, c.lax = transports(cfg.Transport)
 	return c
+}
+
+// With returns c with another patience: a transfer that moves no byte for
+// stall is broken off, and what is tried again is p's business; zero fields
+// are c's. Connections, tokens, counts, and what is known of blobs are those
+// of c.
+func (c *Client) With(stall time.Duration, p retry.Policy) *Client {
+	out := *c
+	if stall > 0 {
+		out.cfg.Stall = stall
+	}
+	if p.Attempts <= 0 {
+		p.Attempts = c.policy.Attempts
+	}
+	if p.Backoff <= 0 {
+		p.Backoff = c.policy.Backoff
+	}
+	p.OnRetry = c.policy.OnRetry
+	out.policy = p
+	return &out
 }
 
 func transports(base http.RoundTripper) (verified, lax http.RoundTripper) {

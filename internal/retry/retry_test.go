@@ -63,6 +63,28 @@ func TestDoEndsWithContext(t *testing.T) {
 	})
 }
 
+func TestRecent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cause := errors.New("not done within 5s")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(cause)
+		var r retry.Recent
+		say := func(want string) {
+			t.Helper()
+			if err := r.Interrupted(ctx); !errors.Is(err, cause) || err.Error() != want {
+				t.Errorf("%v, not %s", err, want)
+			}
+		}
+		say("not done within 5s")
+		r.Note(errors.New("503"))
+		say("not done within 5s, after 503")
+		r.Note(fmt.Errorf("put: %w", cause))
+		say("put: not done within 5s")
+		time.Sleep(2 * time.Minute)
+		say("not done within 5s")
+	})
+}
+
 func TestPassing(t *testing.T) {
 	for _, tt := range []struct {
 		err  error

@@ -28,6 +28,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/mayfly-build/mayfly/internal/parts"
+	"github.com/mayfly-build/mayfly/internal/retry"
 	"github.com/mayfly-build/mayfly/remotecache"
 )
 
@@ -71,14 +72,14 @@ type Config struct {
 	Requests int           // requests in flight for one blob; 0 means 8
 	Attempts int           // tries of one request in all; 0 means 5
 	Backoff  time.Duration // pause before the second try, more than doubled for each further one; 0 means 200ms
-	Stall    time.Duration // a request that moves no byte for this long is broken off and tried again; 0 means 60s
+	Stall    time.Duration // a request that moves no byte for this long is broken off and tried again; 0 means remotecache.StallAfter
 }
 
 // A Backend is the cache in one container, under one prefix.
 //
 // A request that fails in passing is tried again after the time that the
-// service names in Retry-After. A service that wants more than a minute is not
-// waited for, so that one request waits four minutes at most.
+// service names in Retry-After, but for no longer than that policy's Wait:
+// see remotecache.DefaultPolicy.
 //
 // Only the default credential reads the environment, and azidentity documents
 // it: AZURE_TOKEN_CREDENTIALS chooses of the chain, AZURE_TENANT_ID,
@@ -93,6 +94,8 @@ type Backend struct {
 	client  *container.Client
 	http    *http.Client
 	buffers *parts.Pool
+	policy  retry.Policy
+	faults  retry.Recent
 	noList  atomic.Bool // listing is not among our rights
 }
 
@@ -122,7 +125,7 @@ func New(cfg Config) (*Backend, error) {
 	cfg.Requests = or(max(cfg.Requests, 0), 8)
 	cfg.Attempts = or(max(cfg.Attempts, 0), 5)
 	cfg.Backoff = or(max(cfg.Backoff, 0), 200*time.Millisecond)
-	cfg.Stall = or(max(cfg.Stall, 0), time.Minute)
+	cfg.Stall = or(max(cfg.Stall, 0), remotecache.StallAfter)
 	b := &Backend{cfg: cfg, http: clientOf(cfg), buffers: parts.NewPool(rangeSize, buffers)}
 	var err error
 	if b.auth, err = authOf(cfg); err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/mayfly-build/mayfly/internal/hint"
 	"github.com/mayfly-build/mayfly/internal/retry"
 	"github.com/mayfly-build/mayfly/internal/stall"
+	"github.com/mayfly-build/mayfly/remotecache"
 )
 
 // auth is what we know of the credential.
@@ -148,8 +149,10 @@ func (b *Backend) options() policy.ClientOptions {
 		again = -1 // 0 would mean the SDK's own choice
 	}
 	return policy.ClientOptions{
-		Transport: b.http,
-		Telemetry: policy.TelemetryOptions{ApplicationID: "mayfly"},
+		Transport:        b.http,
+		Telemetry:        policy.TelemetryOptions{ApplicationID: "mayfly"},
+		PerCallPolicies:  []policy.Policy{policyFunc(beginOperation)},
+		PerRetryPolicies: []policy.Policy{policyFunc(b.try)},
 		Retry: policy.RetryOptions{
 			MaxRetries: again, RetryDelay: b.cfg.Backoff, MaxRetryDelay: time.Minute,
 			ShouldRetry: func(resp *http.Response, err error) bool {
@@ -157,8 +160,58 @@ func (b *Backend) options() policy.ClientOptions {
 					passing, _ := retry.Passing(err)
 					return passing
 				}
-				return retry.Status(resp.StatusCode)
+				return retry.Status(resp.StatusCode) && resp.Header.Get(noMore) == ""
 			},
 		},
 	}
 }
+
+type policyFunc func(*policy.Request) (*http.Response, error)
+
+// Do implements policy.Policy.
+func (f policyFunc) Do(req *policy.Request) (*http.Response, error) { return f(req) }
+
+// tries counts the tries of one operation of the SDK.
+type tries struct{ n int }
+
+func beginOperation(req *policy.Request) (*http.Response, error) {
+	req.SetOperationValue(&tries{})
+	return req.Next()
+}
+
+// noMore marks an answer that is not to be tried again. The SDK's retries ask
+// nobody who knows how many there have been.
+const noMore = "X-Mayfly-Final"
+
+// try is one try of an operation.
+func (b *Backend) try(req *policy.Request) (*http.Response, error) {
+	resp, err := req.Next()
+	fault := err
+	if err == nil {
+		if !retry.Status(resp.StatusCode) {
+			return resp, nil
+		}
+		fault = &busy{resp.StatusCode, retry.After(resp.Header.Get("Retry-After"), time.Now())}
+	}
+	op := &tries{}
+	req.OperationValue(&op)
+	op.n++
+	switch again, _ := b.policy.Again(op.n, fault); {
+	case again:
+		b.faults.Note(b.hide(fault))
+	case err != nil:
+		err = remotecache.Tried(err)
+	default:
+		resp.Header.Set(noMore, "true")
+	}
+	return resp, err
+}
+
+// busy is an answer that may be another one later.
+type busy struct {
+	status int
+	after  time.Duration
+}
+
+func (e *busy) Error() string                { return fmt.Sprintf("%d %s", e.status, http.StatusText(e.status)) }
+func (e *busy) Retry() (bool, time.Duration) { return true, e.after }

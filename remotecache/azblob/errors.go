@@ -42,7 +42,7 @@ func (b *Backend) fail(ctx context.Context, u use, what string, err error) error
 		return nil
 	}
 	if ctx.Err() != nil {
-		err = context.Cause(ctx)
+		err = b.faults.Interrupted(ctx)
 	} else {
 		err = b.explain(u, err)
 	}
@@ -62,15 +62,21 @@ func (b *Backend) explain(u use, err error) error {
 	}](err); ok && b.auth.kind == byToken {
 		return b.noToken(err)
 	}
-	// The SDK and net/http put the URL into their texts, and a SAS is part of it.
+	err = b.hide(err)
+	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
+		err = hint.With(err, "check the account's name in account_url")
+	}
+	return err
+}
+
+// hide takes out of an error what the SDK and net/http put into its text: the
+// URL, of which a SAS is part.
+func (b *Backend) hide(err error) error {
 	if ue, ok := errors.AsType[*url.Error](err); ok {
 		err = ue.Err
 	}
 	if text := err.Error(); b.auth.redact(text) != text {
 		err = errors.New(b.auth.redact(text))
-	}
-	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
-		err = hint.With(err, "check the account's name in account_url")
 	}
 	return err
 }

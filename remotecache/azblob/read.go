@@ -192,12 +192,13 @@ func (r *body) Read(p []byte) (int, error) {
 // resume returns err, or nil when reading can go on in spite of it.
 func (r *body) resume(err error) error {
 	r.tries++
-	if r.ctx.Err() != nil || r.tries >= r.b.cfg.Attempts {
+	again, _ := r.b.policy.Again(r.tries, err)
+	if r.ctx.Err() != nil || !again {
 		return err
 	}
 	first := true
 	return retry.Policy{Attempts: 2, Backoff: r.b.cfg.Backoff}.Do(r.ctx, func() error {
-		if first { // the fault is the first try, so that a pause follows if it may pass
+		if first { // the fault is the first try, so that a pause follows
 			first = false
 			return err
 		}

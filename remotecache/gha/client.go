@@ -25,6 +25,7 @@ type client struct {
 	agent   string
 	policy  retry.Policy
 	timeout time.Duration // how long one request may be put off by a service that is asked too often
+	drought time.Duration // the same, while it takes no other request
 }
 
 // A request is one that may be sent more than once.
@@ -44,13 +45,26 @@ const maxPause = 30 * time.Second
 
 // send returns the answer to r if its status is 2xx; its body is the caller's
 // to close. Other answers are an *answerError. A 429 is waited for as long as
-// the timeout allows, other passing faults are tried again as the policy says.
+// timeout and drought allow, other passing faults are tried again as the policy
+// says.
 func (c *client) send(ctx context.Context, r request) (*http.Response, error) {
+	g := r.gate
+	if g == nil {
+		g = &gate{} // of this request alone
+	}
 	begin, pause := time.Now(), time.Second
+	var refusal *answerError
 	for {
-		resp, err := c.attempts(ctx, r)
-		refusal, ok := errors.AsType[*answerError](err)
+		resp, err := c.attempts(ctx, r, g)
+		if ctx.Err() != nil && err != nil && refusal != nil {
+			return nil, retry.Interrupted(ctx, refusal)
+		}
+		var ok bool
+		refusal, ok = errors.AsType[*answerError](err)
 		if !ok || refusal.status != http.StatusTooManyRequests {
+			if err == nil {
+				g.passed()
+			}
 			return resp, err
 		}
 		wait := refusal.after
@@ -58,24 +72,19 @@ func (c *client) send(ctx context.Context, r request) (*http.Response, error) {
 			wait = pause/2 + rand.N(pause/2)
 			pause = min(2*pause, maxPause)
 		}
-		if time.Since(begin)+wait > c.timeout {
-			return nil, hint.With(fmt.Errorf("after %s: %w", time.Since(begin).Round(time.Second), err),
+		since := g.refused()
+		if time.Since(begin)+wait > c.timeout || time.Since(since)+wait > c.drought {
+			return nil, hint.With(fmt.Errorf("after %s: %w", time.Since(since).Round(time.Second), err),
 				"the repository uses its cache too often for GitHub's limits: export with mode=min, or from fewer jobs at once")
 		}
-		if r.gate != nil {
-			r.gate.shut(wait)
-		} else if err := sleep(ctx, wait); err != nil {
-			return nil, err
-		}
+		g.shut(wait)
 	}
 }
 
-func (c *client) attempts(ctx context.Context, r request) (resp *http.Response, err error) {
+func (c *client) attempts(ctx context.Context, r request, g *gate) (resp *http.Response, err error) {
 	err = c.policy.Do(ctx, func() (err error) {
-		if r.gate != nil {
-			if err := r.gate.wait(ctx); err != nil {
-				return err
-			}
+		if err := g.wait(ctx); err != nil {
+			return err
 		}
 		resp, err = c.once(ctx, r)
 		return err

@@ -54,15 +54,16 @@ type Config struct {
 	Uploads Limiter // of entries begun; backends of one repository should share it; nil means PerMinute(200) of its own
 	Lookups Limiter // of entries looked up; nil means no limit
 
-	Timeout  time.Duration // how long a request that the service refuses for now (429) is put off in all; 0 means 10 minutes
+	Timeout  time.Duration // how long a request that the service refuses for now (429) is put off in all while it lets others pass; 0 means 10 minutes
+	Drought  time.Duration // how long it is put off while the service lets none pass; 0 means 90 seconds
 	Patience time.Duration // how long an entry that another job is making is waited for, besides a second for each 8 MiB; 0 means 15 seconds
-	Retry    retry.Policy  // of other passing faults
+	Retry    retry.Policy  // of other passing faults; the zero value means remotecache.DefaultPolicy
 
 	Parallel int // requests of one blob at once; 0 means 8
 	Probes   int // look-ups at once; 0 means 32, and 8 with protocol v1
 
 	HTTP      *http.Client  // nil means one of its own
-	Stall     time.Duration // an exchange that moves no byte for this long is broken off and tried again; 0 means 60 seconds
+	Stall     time.Duration // an exchange that moves no byte for this long is broken off and tried again; 0 means remotecache.StallAfter
 	UserAgent string        // "" means "mayfly"
 }
 
@@ -119,7 +120,7 @@ func New(cfg Config) (*Backend, error) {
 	}
 	cfg.setDefaults()
 	b := &Backend{cfg: cfg, token: t, pool: parts.NewPool(partSize, poolParts), urls: map[string]string{}, absent: map[string]bool{}, slots: map[string]slot{}}
-	b.c = &client{http: cfg.HTTP, agent: cfg.UserAgent, policy: cfg.Retry, timeout: cfg.Timeout}
+	b.c = &client{http: cfg.HTTP, agent: cfg.UserAgent, policy: cfg.Retry, timeout: cfg.Timeout, drought: cfg.Drought}
 	switch cfg.Version {
 	case 1:
 		b.svc = newV1(b.c, url, cfg.Token, cfg.Parallel)
@@ -142,6 +143,12 @@ func (c *Config) setDefaults() {
 	}
 	if c.Timeout <= 0 {
 		c.Timeout = 10 * time.Minute // BuildKit's
+	}
+	if c.Drought <= 0 {
+		c.Drought = 90 * time.Second // the service counts by the minute
+	}
+	if c.Retry.Attempts == 0 && c.Retry.Backoff == 0 {
+		c.Retry = remotecache.DefaultPolicy()
 	}
 	if c.Patience <= 0 {
 		c.Patience = 15 * time.Second // BuildKit's
@@ -167,7 +174,7 @@ func (c *Config) setDefaults() {
 		c.HTTP = &http.Client{Transport: t}
 	}
 	if c.Stall <= 0 {
-		c.Stall = time.Minute
+		c.Stall = remotecache.StallAfter
 	}
 	base := c.HTTP.Transport
 	if base == nil {

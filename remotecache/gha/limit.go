@@ -47,6 +47,24 @@ func (l *perMinute) Wait(ctx context.Context) error {
 type gate struct {
 	mu    sync.Mutex
 	until time.Time
+	dry   time.Time // since when none has passed; zero while they do
+}
+
+// refused notes a refusal and returns since when there are only refusals.
+func (g *gate) refused() time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.dry.IsZero() {
+		g.dry = time.Now()
+	}
+	return g.dry
+}
+
+// passed notes that a request was let in.
+func (g *gate) passed() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.dry = time.Time{}
 }
 
 func (g *gate) wait(ctx context.Context) error {

@@ -11,7 +11,6 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/mayfly-build/mayfly/internal/retry"
 	"github.com/mayfly-build/mayfly/remotecache"
 )
 
@@ -165,9 +164,6 @@ func (r *ranged) check(resp *http.Response) error {
 	return nil
 }
 
-// maxBreaks bounds how often a reader breaks off without getting on.
-const maxBreaks = 5
-
 func (r *ranged) Read(p []byte) (int, error) {
 	if r.end >= 0 {
 		if r.at >= r.end {
@@ -199,7 +195,7 @@ func (r *ranged) Read(p []byte) (int, error) {
 // reopen takes up a range after err, or returns it when that makes no sense.
 func (r *ranged) reopen(err error) error {
 	r.breaks++
-	if passing, _ := retry.Passing(err); !passing || r.breaks > maxBreaks || r.ctx.Err() != nil {
+	if again, _ := r.b.cfg.Retry.Again(r.breaks, err); !again || r.ctx.Err() != nil {
 		if cause := context.Cause(r.ctx); cause != nil && !errors.Is(err, cause) {
 			err = cause
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/mayfly-build/mayfly/internal/hint"
 	"github.com/mayfly-build/mayfly/internal/parts"
+	"github.com/mayfly-build/mayfly/internal/stall"
 	"github.com/mayfly-build/mayfly/remotecache"
 )
 
@@ -101,6 +102,7 @@ func (v *v1) commit(ctx context.Context, s slot, size int64) error {
 	if err != nil {
 		return err
 	}
-	_, err = call[struct{}](ctx, v.c, v.request("commit", http.MethodPost, "caches/"+s.at, &v.uploads), body)
+	// The service puts the entry together of its parts.
+	_, err = call[struct{}](stall.Moving(ctx, size), v.c, v.request("commit", http.MethodPost, "caches/"+s.at, &v.uploads), body)
 	return err
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/mayfly-build/mayfly/internal/stall"
 )
 
 // object is what is known of a blob in the bucket.
@@ -269,7 +271,7 @@ func (b *Backend) refresh(ctx context.Context, key string, o object) error {
 	if o.size > b.copyMax {
 		return b.refreshLarge(ctx, key, source, metadata, o)
 	}
-	_, err := b.client.CopyObject(ctx, &sdk.CopyObjectInput{
+	_, err := b.client.CopyObject(stall.Moving(ctx, o.size), &sdk.CopyObjectInput{
 		Bucket: &b.cfg.Bucket, Key: &key, CopySource: &source,
 		Metadata: metadata, MetadataDirective: types.MetadataDirectiveReplace, StorageClass: o.class,
 	})
@@ -280,7 +282,7 @@ func (b *Backend) refreshLarge(ctx context.Context, key, source string, metadata
 	return b.multipart(ctx, upload{
 		key: key, size: o.size, partSize: b.copyMax, parallel: 4, metadata: metadata, class: o.class,
 		send: func(ctx context.Context, id *string, number int32, off, length int64) (*string, error) {
-			out, err := b.client.UploadPartCopy(ctx, &sdk.UploadPartCopyInput{
+			out, err := b.client.UploadPartCopy(stall.Moving(ctx, length), &sdk.UploadPartCopyInput{
 				Bucket: &b.cfg.Bucket, Key: &key, UploadId: id, PartNumber: &number,
 				CopySource: &source, CopySourceRange: aws.String(byteRange(off, length)),
 			})

@@ -23,9 +23,10 @@ import (
 
 	"github.com/mayfly-build/mayfly/internal/retry"
 	"github.com/mayfly-build/mayfly/internal/stall"
+	"github.com/mayfly-build/mayfly/remotecache"
 )
 
-func newClient(cfg Config, client *http.Client) *sdk.Client {
+func newClient(cfg Config, client *http.Client, again func(error)) *sdk.Client {
 	base := aws.Config{}
 	if cfg.AWS != nil {
 		base = *cfg.AWS
@@ -34,7 +35,7 @@ func newClient(cfg Config, client *http.Client) *sdk.Client {
 		o.Region = cfg.Region
 		o.Credentials = credentialsOf(cfg, client)
 		o.HTTPClient = client
-		o.Retryer = newRetryer(cfg)
+		o.Retryer = newRetryer(cfg, again)
 		o.RetryMaxAttempts = 0 // the Retryer knows
 		o.UsePathStyle = cfg.UsePathStyle
 		if cfg.EndpointURL != "" {
@@ -121,15 +122,21 @@ func (e expecting) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // newRetryer has the SDK try again as internal/retry would: what is a passing
-// fault, and how long to wait, is decided there.
-func newRetryer(cfg Config) aws.Retryer {
+// fault, and how long to wait, is decided there. again is told what is tried
+// again.
+func newRetryer(cfg Config, again func(error)) aws.Retryer {
 	standard := func(o *sdkretry.StandardOptions) {
 		o.MaxAttempts = cfg.RetryMaxAttempts
 		o.Retryables = []sdkretry.IsErrorRetryable{sdkretry.IsErrorRetryableFunc(func(err error) aws.Ternary {
 			return aws.BoolTernary(passing(err))
 		})}
 		o.Backoff = sdkretry.BackoffDelayerFunc(func(attempt int, err error) (time.Duration, error) {
-			return max(cfg.backoff(attempt), after(err)), nil
+			wish := after(err)
+			if more, _ := cfg.policy().Again(attempt, asking{err, wish}); !more {
+				return 0, err
+			}
+			again(err)
+			return max(cfg.backoff(attempt), wish), nil
 		})
 		// The SDK's budget of retries is for services that are down. Here a
 		// few hundred requests at once may each meet one fault.
@@ -142,6 +149,22 @@ func newRetryer(cfg Config) aws.Retryer {
 	}
 	return sdkretry.NewStandard(standard)
 }
+
+// policy is how often a request is tried.
+func (cfg *Config) policy() retry.Policy {
+	p := remotecache.DefaultPolicy()
+	p.Attempts, p.Backoff = cfg.RetryMaxAttempts, cfg.RetryBackoff
+	return p
+}
+
+// asking is a passing fault with the pause that the service asks for.
+type asking struct {
+	error
+	after time.Duration
+}
+
+func (a asking) Unwrap() error                { return a.error }
+func (a asking) Retry() (bool, time.Duration) { return true, a.after }
 
 // backoff is the pause of retry.Policy: doubled for each further try, half of
 // it chance; at most 20s.

@@ -35,7 +35,7 @@ func newSTS(cfg Config, client *http.Client) *sts.Client {
 	o := sts.Options{
 		Region:     cfg.Region,
 		HTTPClient: client,
-		Retryer:    newRetryer(cfg),
+		Retryer:    newRetryer(cfg, func(error) {}),
 		Logger:     logging.Nop{},
 	}
 	if cfg.STSEndpointURL != "" {

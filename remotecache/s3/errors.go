@@ -37,7 +37,7 @@ func (b *Backend) fail(ctx context.Context, want access, err error, doing string
 		return fmt.Errorf("%s: %w", doing, src.err)
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("%s: %w", doing, context.Cause(ctx))
+		return fmt.Errorf("%s: %w", doing, b.faults.Interrupted(ctx))
 	}
 	a := answerOf(err)
 	advice, meaning := b.meaning(want, a)

@@ -12,7 +12,6 @@ import (
 	sdk "github.com/aws/aws-sdk-go-v2/service/s3"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/mayfly-build/mayfly/internal/retry"
 	"github.com/mayfly-build/mayfly/remotecache"
 )
 
@@ -123,8 +122,7 @@ func (r *rangeReader) Read(p []byte) (int, error) {
 // resume opens the rest of the range after a fault, once a while has passed.
 func (r *rangeReader) resume(fault error) error {
 	r.faults++
-	again, _ := retry.Passing(fault)
-	if !again || r.ctx.Err() != nil || r.faults >= r.b.cfg.RetryMaxAttempts {
+	if again, _ := r.b.policy.Again(r.faults, fault); !again || r.ctx.Err() != nil {
 		return r.fail(fault)
 	}
 	r.body.Close()

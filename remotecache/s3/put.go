@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/mayfly-build/mayfly/internal/parts"
+	"github.com/mayfly-build/mayfly/internal/stall"
 	"github.com/mayfly-build/mayfly/remotecache"
 )
 
@@ -144,7 +145,7 @@ type upload struct {
 
 // abortTime is how long it may take to take back the parts of an upload that
 // did not come to its end.
-const abortTime = 30 * time.Second
+const abortTime = 10 * time.Second
 
 // multipart sends the parts of an object and puts them together. After an
 // error nothing of it is left.
@@ -183,7 +184,7 @@ func (b *Backend) sendParts(ctx context.Context, up upload, id *string) error {
 	if err != nil {
 		return err
 	}
-	_, err = b.client.CompleteMultipartUpload(ctx, &sdk.CompleteMultipartUploadInput{
+	_, err = b.client.CompleteMultipartUpload(stall.Moving(ctx, up.size), &sdk.CompleteMultipartUploadInput{
 		Bucket: &b.cfg.Bucket, Key: &up.key, UploadId: id,
 		MultipartUpload: &types.CompletedMultipartUpload{Parts: done},
 	})

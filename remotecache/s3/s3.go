@@ -95,7 +95,8 @@ type Config struct {
 	RetryBackoff     time.Duration // pause before the second try, doubled for each further one; 0 means 200ms
 
 	// HTTP sends the requests; nil means a client for many of them at once,
-	// which gives up those on which nothing moves for Stall; 0 means 1 minute.
+	// which gives up those on which nothing moves for Stall; 0 means
+	// remotecache.StallAfter.
 	HTTP  *http.Client
 	Stall time.Duration
 }
@@ -113,6 +114,7 @@ type Backend struct {
 	policy  retry.Policy
 	copyMax int64 // bytes of an object that one request copies
 	tls     bool
+	faults  retry.Recent
 
 	mu       sync.Mutex // guards the fields below
 	held     map[digest.Digest]object
@@ -151,7 +153,7 @@ func New(cfg Config) (*Backend, error) {
 		indexes: cfg.Prefix + orDefault(cfg.ManifestsPrefix, "manifests/"),
 		pool:    parts.NewPool(rangeSize, int(max(1, cfg.ReadAhead/rangeSize))),
 		sends:   make(chan struct{}, cfg.Sends),
-		policy:  retry.Policy{Attempts: cfg.RetryMaxAttempts, Backoff: cfg.RetryBackoff},
+		policy:  cfg.policy(),
 		copyMax: copyMax,
 		held:    map[digest.Digest]object{},
 		absent:  map[digest.Digest]bool{},
@@ -162,7 +164,7 @@ func New(cfg Config) (*Backend, error) {
 	if b.http == nil {
 		b.http = newHTTP(cfg)
 	}
-	b.client = newClient(cfg, b.http)
+	b.client = newClient(cfg, b.http, func(err error) { b.faults.Note(answerOf(err)) })
 	endpoint := b.client.Options().BaseEndpoint
 	b.tls = endpoint == nil || strings.HasPrefix(*endpoint, "https:")
 	return b, nil
@@ -204,7 +206,7 @@ func (cfg *Config) complete() error {
 	cfg.Sends = cmp.Or(max(cfg.Sends, 0), 32)
 	cfg.PartSize = max(leastPart, cmp.Or(cfg.PartSize, partSize))
 	cfg.ReadAhead = cmp.Or(cfg.ReadAhead, 32*mib)
-	cfg.Stall = cmp.Or(cfg.Stall, time.Minute)
+	cfg.Stall = cmp.Or(cfg.Stall, remotecache.StallAfter)
 	return nil
 }
 
