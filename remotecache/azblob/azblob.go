@@ -78,8 +78,8 @@ type Config struct {
 // A Backend is the cache in one container, under one prefix.
 //
 // A request that fails in passing is tried again after the time that the
-// service names in Retry-After, but for no longer than that policy's Wait:
-// see remotecache.DefaultPolicy.
+// service names in Retry-After, but for no longer than
+// remotecache.DefaultPolicy says.
 //
 // Only the default credential reads the environment, and azidentity documents
 // it: AZURE_TOKEN_CREDENTIALS chooses of the chain, AZURE_TENANT_ID,
@@ -127,6 +127,8 @@ func New(cfg Config) (*Backend, error) {
 	cfg.Backoff = or(max(cfg.Backoff, 0), 200*time.Millisecond)
 	cfg.Stall = or(max(cfg.Stall, 0), remotecache.StallAfter)
 	b := &Backend{cfg: cfg, http: clientOf(cfg), buffers: parts.NewPool(rangeSize, buffers)}
+	b.policy = remotecache.DefaultPolicy()
+	b.policy.Attempts, b.policy.Backoff = cfg.Attempts, cfg.Backoff
 	var err error
 	if b.auth, err = authOf(cfg); err != nil {
 		return nil, err

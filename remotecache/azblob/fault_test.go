@@ -2,9 +2,11 @@ package azblob_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -332,4 +334,44 @@ func sdk(t *testing.T, a *services.Azurite, cfg azblob.Config) *container.Client
 		t.Fatal(err)
 	}
 	return c
+}
+
+const someKey = "c2VjcmV0"
+
+// TestSilence: a service that never answers is given up.
+func TestSilence(t *testing.T) {
+	remotecachetest.RunSilent(t, func(url string) remotecache.Backend {
+		b, err := azblob.New(azblob.Config{AccountURL: url, AccountName: "a", SecretAccessKey: someKey, Stall: 50 * time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	})
+}
+
+// TestWaitsAreBounded: a service may ask for pauses of a minute and a half in
+// all, and what it said is not lost when a wait is ended.
+func TestWaitsAreBounded(t *testing.T) {
+	wait := "1000"
+	asked := 0
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked++
+		w.Header().Set("Retry-After", wait)
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	defer srv.Close()
+	b, err := azblob.New(azblob.Config{AccountURL: srv.URL, AccountName: "a", SecretAccessKey: someKey})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.LoadIndex(t.Context(), "main"); err == nil || asked != 1 {
+		t.Errorf("%d requests, %v", asked, err)
+	}
+	wait = "30"
+	cause := errors.New("not done within 1s")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 200*time.Millisecond, cause)
+	defer cancel()
+	if _, err := b.LoadIndex(ctx, "main"); !errors.Is(err, cause) || !strings.Contains(err.Error(), "503") {
+		t.Errorf("%v", err)
+	}
 }

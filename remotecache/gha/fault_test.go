@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -333,5 +334,46 @@ func TestUnsupported(t *testing.T) {
 		if !errors.Is(err, errors.ErrUnsupported) || !strings.Contains(hint.Of(err), "ghtoken") {
 			t.Errorf("error %d: %v, hint %q", i, err, hint.Of(err))
 		}
+	}
+}
+
+// TestSilence: both protocols give up a service that never answers.
+func TestSilence(t *testing.T) {
+	for version := 1; version <= 2; version++ {
+		t.Run(fmt.Sprint("v", version), func(t *testing.T) {
+			remotecachetest.RunSilent(t, func(url string) remotecache.Backend {
+				b, err := gha.New(gha.Config{URL: url, Version: version, Token: anyToken, Stall: 50 * time.Millisecond})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return b
+			})
+		})
+	}
+}
+
+// TestDrought: a service that lets nothing pass is given up long before one
+// that lets others pass, and whoever comes later does not wait as long again.
+func TestDrought(t *testing.T) {
+	c := v2(t)
+	repo := c.NewRepository()
+	b := dial(t, c, repo, func(cfg *gha.Config) { cfg.Drought = 1500 * time.Millisecond }, writeMain)
+	repo.Fail("GetCacheEntryDownloadURL", services.GHAFault{Times: 100, Status: 429, Body: rateLimited})
+	begin := time.Now()
+	for range 4 {
+		if _, err := b.LoadIndex(t.Context(), "main"); err == nil || !strings.Contains(err.Error(), "rate limit exceeded") {
+			t.Errorf("%v", err)
+		}
+	}
+	if took := time.Since(begin); took > 2500*time.Millisecond {
+		t.Errorf("four requests took %s", took)
+	}
+	// What was waited for is said, and not only that the wait was ended.
+	cause := errors.New("no answer within 1s")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, cause)
+	defer cancel()
+	_, err := dial(t, c, repo, nil, writeMain).LoadIndex(ctx, "main")
+	if !errors.Is(err, cause) || !strings.Contains(err.Error(), "429") {
+		t.Errorf("%v", err)
 	}
 }

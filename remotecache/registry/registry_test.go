@@ -16,6 +16,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -326,3 +327,13 @@ func describe(t *testing.T, mediaType string, doc any) ocispec.Descriptor {
 }
 
 func hintOf(err error) string { return hint.Of(err) }
+
+// TestSilence: a registry that never answers is given up sooner than by those
+// who push images to it.
+func TestSilence(t *testing.T) {
+	remotecachetest.RunSilent(t, func(url string) remotecache.Backend {
+		c := client.New(client.Config{Stall: time.Hour})
+		t.Cleanup(c.CloseIdle)
+		return open(t, registry.Config{Ref: strings.TrimPrefix(url, "http://") + "/app:cache", Client: c.With(50*time.Millisecond, remotecache.DefaultPolicy())})
+	})
+}

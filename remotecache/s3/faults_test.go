@@ -435,3 +435,29 @@ func TestStall(t *testing.T) {
 		t.Errorf("it took %s", took)
 	}
 }
+
+// TestSilence: a service that never answers is given up.
+func TestSilence(t *testing.T) {
+	remotecachetest.RunSilent(t, func(url string) remotecache.Backend {
+		return open(t, s3.Config{
+			Bucket: "cache", EndpointURL: url, UsePathStyle: true, AccessKeyID: "a", SecretAccessKey: "b", Stall: 50 * time.Millisecond,
+		})
+	})
+}
+
+// TestWaitsSayWhy: an export whose time is up while it tries again says what
+// was wrong.
+func TestWaitsSayWhy(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "30")
+		refuse(w, http.StatusServiceUnavailable, "SlowDown")
+	}))
+	defer srv.Close()
+	b := open(t, s3.Config{Bucket: "cache", EndpointURL: srv.URL, UsePathStyle: true, AccessKeyID: "a", SecretAccessKey: "b"})
+	cause := errors.New("not done within 1s")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 200*time.Millisecond, cause)
+	defer cancel()
+	if _, err := b.LoadIndex(ctx, "main"); !errors.Is(err, cause) || !strings.Contains(err.Error(), "503 SlowDown") {
+		t.Errorf("%v", err)
+	}
+}
