@@ -3,6 +3,7 @@ package buildcache
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 
 	digest "github.com/opencontainers/go-digest"
@@ -107,7 +108,7 @@ func (e *Exporter) blobs(ctx context.Context, states []*layer.State, sources map
 	made := map[*layer.State]remotecache.Blob{}
 	gone := map[*layer.State]bool{}
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(4) // layers compressed at once: each uses more than one core
+	g.SetLimit(min(4, max(2, runtime.NumCPU()))) // layers compressed at once: each may use every core, and takes some 20 MiB
 	seen := map[*layer.State]bool{}
 	for _, s := range states {
 		for _, l := range chainOf(s) {

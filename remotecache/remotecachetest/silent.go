@@ -36,7 +36,7 @@ func RunSilent(t *testing.T, dial func(url string) remotecache.Backend) {
 			_, err = io.ReadAll(r)
 			return err
 		},
-		"Put":  func(b remotecache.Backend) error { return b.Put(t.Context(), blob, bytes.NewReader(data)) },
+		"Put": func(b remotecache.Backend) error { return b.Put(t.Context(), blob, bytes.NewReader(data)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			var asked atomic.Int64
