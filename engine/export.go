@@ -91,6 +91,10 @@ func (b *build) outputAs(ctx context.Context, t *target, s *layer.State, o Outpu
 		exptypes.ExporterConfigDigestKey: img.ConfigDesc.Digest.String(),
 	}
 	res.Digest, res.Config, res.Descriptor = desc.Digest, img.ConfigDesc.Digest, &desc
+	res.Size = desc.Size + img.ConfigDesc.Size
+	for _, l := range img.Layers {
+		res.Size += l.Size
+	}
 	for _, n := range o.Names {
 		if !slices.Contains(res.Names, n) {
 			res.Names = append(res.Names, n)

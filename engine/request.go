@@ -153,6 +153,7 @@ type Result struct {
 	Digest     digest.Digest
 	Config     digest.Digest
 	Descriptor *ocispec.Descriptor // of the image's manifest; nil when no image was made
+	Size       int64               // bytes of the image as stored: manifest, config and layers
 	Names      []string
 	Steps      []Step
 	Caches     []CacheOutcome

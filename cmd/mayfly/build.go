@@ -88,15 +88,15 @@ func request(ctx context.Context, w world, o buildOptions) (_ engine.Request, cl
 	return req, c.close, nil
 }
 
-// display returns the stream of a build's events and a function that waits
-// until all of them are shown.
-func display(w world, o buildOptions) (*progress.Stream, func(), error) {
+// display returns the stream of a build's events, also to sinks, and a function
+// that waits until all of them are shown.
+func display(w world, o buildOptions, sinks ...func(*client.SolveStatus)) (*progress.Stream, func(), error) {
 	mode := progressui.DisplayMode(o.progress)
 	if mode == progressui.TtyMode && !isTerminal(w.stderr) {
 		mode = progressui.PlainMode // a terminal's progress needs a terminal
 	}
 	if o.progress == "quiet" {
-		return progress.New(), func() {}, nil
+		return progress.New(sinks...), func() {}, nil
 	}
 	out, ok := w.stderr.(*os.File)
 	var d progressui.Display
@@ -121,7 +121,7 @@ func display(w world, o buildOptions) (*progress.Stream, func(), error) {
 		// What it cannot show is no failure of the build.
 		_, _ = d.UpdateFrom(context.Background(), ch)
 	}()
-	stream := progress.New(func(st *client.SolveStatus) { ch <- st })
+	stream := progress.New(append(sinks, func(st *client.SolveStatus) { ch <- st })...)
 	return stream, func() { close(ch); <-done }, nil
 }
 

@@ -98,6 +98,8 @@ func run(ctx context.Context, w world, args []string) error {
 		return cache(ctx, w, args[1:])
 	case "debug":
 		return debug(ctx, w, args[1:])
+	case "action":
+		return actionCommand(ctx, w, args[1:])
 	case "version", "--version":
 		_, err := fmt.Fprintln(w.stdout, "mayfly", version)
 		return err
