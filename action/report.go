@@ -52,9 +52,9 @@ func (r *Report) images(b *strings.Builder) {
 	}
 	b.WriteString("| image | digest | size | config digest |\n|---|---|--:|---|\n")
 	for _, name := range orNone(res.Names) {
-		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", code(name), code(res.Digest.String()), bytes(res.Size), code(res.Config.String()))
+		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", code(name), code(res.Digest.String()), sizeOf(res.Size), code(res.Config.String()))
 	}
-	fmt.Fprintf(b, "\nRead from registries: %s, written: %s.\n\n", bytes(res.BytesIn), bytes(res.BytesOut))
+	fmt.Fprintf(b, "\nRead from registries: %s, written: %s.\n\n", sizeOf(res.BytesIn), sizeOf(res.BytesOut))
 }
 
 func orNone(names []string) []string {
@@ -71,16 +71,16 @@ func (r *Report) steps(b *strings.Builder) {
 		return
 	}
 	begin, end := span(shown)
-	cached, ran := 0, 0
+	cached, all := 0, 0
 	for _, s := range shown {
-		switch {
-		case s.Cached:
-			cached++
-		case s.isInstruction():
-			ran++
+		if s.isInstruction() {
+			all++
+			if s.Cached {
+				cached++
+			}
 		}
 	}
-	fmt.Fprintf(b, "%d steps ran, %d were cached.\n\n| | step | time | when | why it ran |\n|---|---|--:|---|---|\n", ran, cached)
+	fmt.Fprintf(b, "%d of %d steps came from a cache.\n\n| | step | time | when | why it ran |\n|---|---|--:|---|---|\n", cached, all)
 	for i, s := range shown {
 		if i == maxRows {
 			fmt.Fprintf(b, "| | and %d more | | | |\n", len(shown)-maxRows)
@@ -152,7 +152,7 @@ func (r *Report) caches(b *strings.Builder) {
 		if c.Export {
 			way = "out"
 		}
-		fmt.Fprintf(b, "| %s | %s | %s | %d | %s | %s | %s |\n", code(c.Name), way, escape(c.Outcome), c.Blobs, bytes(c.Bytes),
+		fmt.Fprintf(b, "| %s | %s | %s | %d | %s | %s | %s |\n", code(c.Name), way, escape(c.Outcome), c.Blobs, sizeOf(c.Bytes),
 			seconds(time.Duration(c.Seconds*float64(time.Second))), escape(short(c.Reason)))
 	}
 	b.WriteString("\n")
@@ -169,7 +169,7 @@ func (r *Report) warnings(b *strings.Builder) {
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
 
-func bytes(n int64) string { return units.BytesSize(float64(n)) }
+func sizeOf(n int64) string { return units.BytesSize(float64(n)) }
 
 func short(s string) string {
 	if len(s) <= maxText {

@@ -126,10 +126,14 @@ func (s *step) inputs() string {
 		}
 	}
 	b.WriteString("\nmayfly build")
-	for _, a := range s.plan.Args {
-		b.WriteString(" " + shellQuoted(redact(a)))
+	for i := 0; i < len(s.plan.Args); i++ {
+		switch a := s.plan.Args[i]; a {
+		case "--iidfile", "--metadata-file":
+			i++ // are read by the action itself
+		default:
+			b.WriteString(" " + shellQuoted(redact(a)))
+		}
 	}
-	b.WriteString("\n")
 	return b.String()
 }
 

@@ -1,0 +1,183 @@
+package action
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/mayfly-build/mayfly/engine"
+	"github.com/mayfly-build/mayfly/engine/progress"
+)
+
+// TestWatcher reads the stream of a build that has a step of each kind.
+func TestWatcher(t *testing.T) {
+	var w Watcher
+	stream := progress.New(w.Read)
+	step := func(name string) *progress.Vertex {
+		return stream.Vertex(client.Vertex{Name: name, Digest: digest.FromString(name)})
+	}
+	copied, run, other := step("[1/3] COPY . ."), step("[2/3] RUN make"), step("[3/3] RUN test")
+	copied.Begin()
+	copied.Cached()
+	run.Begin()
+	out := run.Log(1)
+	for _, s := range []string{"why: RUN make: a.c changed\n", "one\ntw", "o\n", strings.Repeat("x\n", 30), "why: not again\n", "the en", "d"} {
+		if _, err := out.Write([]byte(s)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other.Begin()
+	other.End(errors.New("canceled: context canceled"))
+	run.End(errors.New("exit status 2"))
+	where := []*pb.Range{{Start: &pb.Position{Line: 3}, End: &pb.Position{Line: 3}}, {Start: &pb.Position{Line: 2}, End: &pb.Position{Line: 2}}}
+	for range 2 {
+		stream.Warn("", 1, "FromAsCasing: no", [][]byte{[]byte("because")}, "https://docs.test/x", &pb.SourceInfo{Filename: "Dockerfile"}, where)
+	}
+
+	steps := w.Steps()
+	if len(steps) != 3 || !steps[0].Cached || steps[1].Error == "" || !steps[2].Cancelled || steps[1].Why != "RUN make: a.c changed" {
+		t.Fatalf("steps %+v", steps)
+	}
+	failed, ok := w.Failed()
+	if !ok || failed.Name != "[2/3] RUN make" || len(failed.Tail) != tailLines+1 || failed.Tail[tailLines] != "the end" || failed.Tail[tailLines-1] != "why: not again" {
+		t.Errorf("failed %v: %+v", ok, failed)
+	}
+	want := []LintWarning{{Text: "FromAsCasing: no", Detail: "because", URL: "https://docs.test/x", File: "Dockerfile", Start: 2, End: 3}}
+	if got := w.Warnings(); !slices.Equal(got, want) {
+		t.Errorf("warnings %+v", got)
+	}
+}
+
+// TestLog holds what the runner is told. Its commands are GitHub's.
+func TestLog(t *testing.T) {
+	var out bytes.Buffer
+	dir := t.TempDir()
+	outputs, summary := filepath.Join(dir, "outputs"), filepath.Join(dir, "summary")
+	l := NewLog(&out, lookup(map[string]string{"GITHUB_OUTPUT": outputs, "GITHUB_STEP_SUMMARY": summary}))
+	l.Mask([]string{"s3cret", "two\nlines"})
+	l.Note(Note{Info, "plain"})
+	l.Note(Note{Notice, "50% off"})
+	l.Note(Note{Warning, "careful"})
+	l.Group("Inputs", "  ::add-mask::x\n##[error]y")
+	l.Tail(Step{Name: "[2/3] RUN make", Tail: []string{"::set-output name=a::b"}})
+	l.Error(Annotation{File: "web/Dockerfile", Start: 3, End: 4, Title: "RUN a,b: c", Text: "exit\n100%"})
+	l.Error(Annotation{Text: "no place"})
+	l.Lint(LintWarning{Text: "Rule: text", Detail: "detail", URL: "https://docs.test/x", File: "Dockerfile", Start: 7, End: 7}, "web/Dockerfile")
+	if err := errors.Join(l.Output("digest", "Digest", "sha256:abc"), l.Output("metadata", "Metadata", "{\n  \"a\": 1\n}"), l.Output("imageid", "ImageID", ""), l.Summary("# hi")); err != nil {
+		t.Fatal(err)
+	}
+	token := regexp.MustCompile(`[0-9a-f]{32}`)
+	if tokens := token.FindAllString(out.String(), -1); len(slices.Compact(slices.Sorted(slices.Values(tokens)))) != 4 || len(tokens) != 8 {
+		t.Errorf("tokens %q", tokens)
+	}
+	want := `::add-mask::s3cret
+::add-mask::two%0Alines
+plain
+::notice::50%25 off
+::warning::careful
+::group::Inputs
+::stop-commands::TOKEN
+  ::add-mask::x
+##[error]y
+::TOKEN::
+::endgroup::
+::stop-commands::TOKEN
+[2/3] RUN make
+::set-output name=a::b
+::TOKEN::
+::error endLine=4,file=web/Dockerfile,line=3,title=RUN a%2Cb%3A c::exit%0A100%25
+::error::no place
+::warning endLine=7,file=web/Dockerfile,line=7::Rule: text%0Adetail%0AMore: https://docs.test/x
+::group::Digest
+::stop-commands::TOKEN
+sha256:abc
+::TOKEN::
+::endgroup::
+::group::Metadata
+::stop-commands::TOKEN
+{
+  "a": 1
+}
+::TOKEN::
+::endgroup::
+`
+	if got := token.ReplaceAllString(out.String(), "TOKEN"); got != want {
+		t.Errorf("the log is\n%s\nwant\n%s", got, want)
+	}
+	data, err := os.ReadFile(outputs)
+	if err != nil || !strings.Contains(string(data), "\nsha256:abc\n") || !strings.HasPrefix(string(data), "digest<<") || !strings.Contains(string(data), "metadata<<") || strings.Contains(string(data), "imageid") {
+		t.Errorf("outputs %q, %v", data, err)
+	}
+	if data, err := os.ReadFile(summary); err != nil || string(data) != "# hi\n" {
+		t.Errorf("summary %q, %v", data, err)
+	}
+
+	gone := NewLog(&out, lookup(map[string]string{"GITHUB_OUTPUT": dir}))
+	if err := gone.Output("digest", "Digest", "x"); err == nil {
+		t.Error("an output went into a directory")
+	}
+	nowhere := NewLog(&out, lookup(nil))
+	if err := errors.Join(nowhere.Output("digest", "Digest", "x"), nowhere.Summary("x")); err != nil {
+		t.Errorf("outside of a runner: %v", err)
+	}
+}
+
+// TestReport compares with testdata/report*.md.
+func TestReport(t *testing.T) {
+	at := func(s float64) time.Time { return time.Unix(1000, 0).Add(time.Duration(s * float64(time.Second))) }
+	step := func(name string, from, to float64) Step {
+		return Step{Name: name, Began: at(from), Ended: at(to), Spent: at(to).Sub(at(from))}
+	}
+	steps := []Step{
+		step("[internal] load build definition from Dockerfile", 0, 0.01),
+		step("[build 1/4] FROM docker.io/library/golang", 0.1, 0.2),
+		{Name: "[build 2/4] COPY go.mod .", Cached: true},
+		step("[build 3/4] RUN --mount=type=cache,target=/x   go build | tee <log> `x`", 0.5, 9),
+		step("pushing image", 9, 12),
+		step("[final 2/2] RUN "+strings.Repeat("é", 200), 9, 9.001),
+	}
+	steps[3].Why = "RUN go build: main.go changed"
+	good := Report{
+		Image: "ghcr.io/acme/app:1.4", Elapsed: 12500 * time.Millisecond, Steps: steps,
+		Result: &engine.Result{
+			Digest: "sha256:d1", Config: "sha256:c1", Size: 5 << 20, Names: []string{"ghcr.io/acme/app:1.4", "ghcr.io/acme/app:latest"},
+			Descriptor: &ocispec.Descriptor{}, BytesIn: 1 << 20, BytesOut: 3 << 20, Warnings: []string{"a | <b>"},
+			Caches: []engine.CacheOutcome{
+				{Name: "gha app", Outcome: "ok", Blobs: 3, Bytes: 2048, Seconds: 0.25},
+				{Name: "gha app", Export: true, Outcome: "partial", Reason: "2 blobs are too large", Blobs: 1, Bytes: 10, Seconds: 1},
+			},
+		},
+	}
+	bad := Report{Image: "app", Error: "Dockerfile:3: RUN make: exit status 2", Elapsed: time.Second, Steps: slices.Clone(steps[:4])}
+	bad.Steps[3].Error = "exit status 2"
+	many := Report{Image: "app", Result: &engine.Result{}}
+	for range maxRows + 7 {
+		many.Steps = append(many.Steps, steps[1])
+	}
+	for name, r := range map[string]Report{"report.md": good, "report_failed.md": bad} {
+		path := filepath.Join("testdata", name)
+		got := r.Markdown()
+		if *update {
+			if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if want, err := os.ReadFile(path); err != nil || got != string(want) {
+			t.Errorf("%s, %v:\n%s", name, err, got)
+		}
+	}
+	if got := many.Markdown(); !strings.Contains(got, "and 7 more") || strings.Count(got, "\n") > maxRows+20 {
+		t.Errorf("%d lines", strings.Count(got, "\n"))
+	}
+}
