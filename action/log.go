@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"path"
 	"strconv"
 	"strings"
 
@@ -148,6 +149,9 @@ func (l *Log) Lint(w LintWarning, dockerfile string) {
 // "" where that is not known. The frontend names the Dockerfile without its
 // directory.
 func FileOf(name, dockerfile string) string {
+	if name != "" {
+		name = path.Clean(name)
+	}
 	if name == "" || dockerfile == name || strings.HasSuffix(dockerfile, "/"+name) {
 		return dockerfile
 	}

@@ -113,14 +113,22 @@ async function install(wanted, asset, tmp) {
 }
 
 // latest asks which release is the latest one: its page redirects to it.
-async function latest(base) {
-  const response = await request(`${base}/latest`);
-  response.resume();
-  const found = /\/releases\/tag\/([^/?#]+)/.exec(response.headers.location || '');
-  if (!found) {
-    throw new Error(`${base}/latest names no release (status ${response.statusCode})`);
-  }
-  return decodeURIComponent(found[1]);
+function latest(base) {
+  return retry(async () => {
+    const response = await request(`${base}/latest`);
+    response.resume();
+    const found = /\/releases\/tag\/([^/?#]+)/.exec(response.headers.location || '');
+    if (!found) {
+      throw refused(`${base}/latest names no release (status ${response.statusCode})`, response.statusCode);
+    }
+    return decodeURIComponent(found[1]);
+  });
+}
+
+// refused is the error of an answer; it is final unless it may be another one
+// the next time.
+function refused(message, status) {
+  return Object.assign(new Error(message), { final: status < 500 && status !== 429 && status !== 408 });
 }
 
 // toolDir is where the runner keeps tools between jobs, or a directory of this
@@ -225,9 +233,7 @@ async function get(url) {
     }
     if (status !== 200) {
       response.resume();
-      const err = new Error(`${shown(url)}: status ${status}`);
-      err.final = status < 500 && status !== 429 && status !== 408;
-      throw err;
+      throw refused(`${shown(url)}: status ${status}`, status);
     }
     return response;
   }

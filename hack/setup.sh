@@ -25,6 +25,7 @@ packages=(
   runc crun                                   # buildkitd's runtime; an external one for mayfly
   skopeo umoci podman                         # consumers of what mayfly pushes
   apache2-utils                               # htpasswd, for registries that ask for one
+  sudo                                        # by which the action becomes root on a runner
   ca-certificates curl jq bzip2 xz-utils
 )
 if wants services && ! command -v npm >/dev/null; then
