@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -255,12 +256,17 @@ func (p *planner) arguments() error {
 	p.option("root", in.root)
 	p.Args = append(p.Args, "--", context)
 	p.Dockerfile = p.dockerfile(context, git)
-	p.Image = context
+	p.Image = WithoutUser(context)
 	if len(in.tags) > 0 {
 		p.Image = in.tags[0]
 	}
 	return nil
 }
+
+var userOfURL = regexp.MustCompile(`://[^/@\s]+@`)
+
+// WithoutUser returns text in which no URL shows a user or a password.
+func WithoutUser(s string) string { return userOfURL.ReplaceAllString(s, "://***@") }
 
 // context returns the build context, and the default one where that is known.
 func (p *planner) context() (string, gitContext, error) {

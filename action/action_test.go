@@ -265,6 +265,17 @@ func TestDockerfile(t *testing.T) {
 	}
 }
 
+func TestWithoutUser(t *testing.T) {
+	for in, want := range map[string]string{
+		"https://me:s3cret@g.test/a.git#x": "https://***@g.test/a.git#x", "https://tok@g.test/a b://c@d": "https://***@g.test/a b://***@d",
+		"https://g.test/a@b": "https://g.test/a@b", "git@g.test:a.git": "git@g.test:a.git",
+	} {
+		if got := WithoutUser(in); got != want {
+			t.Errorf("%s: %s", in, got)
+		}
+	}
+}
+
 func TestSwitches(t *testing.T) {
 	p, err := plan(map[string]string{"$DOCKER_BUILD_SUMMARY": "false", "$DOCKER_BUILD_CHECKS_ANNOTATIONS": "0"})
 	if err != nil || p.Summary || p.Annotate {

@@ -150,17 +150,6 @@ func (w *Watcher) Steps() []Step {
 	return out
 }
 
-// Failed returns the step that failed; false when none did, or none that is
-// known.
-func (w *Watcher) Failed() (Step, bool) {
-	for _, s := range w.Steps() {
-		if s.Error != "" && !s.Cancelled {
-			return s, true
-		}
-	}
-	return Step{}, false
-}
-
 // Warnings returns the lint warnings.
 func (w *Watcher) Warnings() []LintWarning {
 	w.mu.Lock()

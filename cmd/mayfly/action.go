@@ -26,7 +26,7 @@ INPUT_*. It is what action.yml runs; docs/action.md lists the inputs.
                         stopped when standard input ends.
 `
 
-// action builds as a step of GitHub Actions. Everything it says goes to
+// actionCommand builds as a step of GitHub Actions. Everything it says goes to
 // standard output, whose lines the runner reads.
 func actionCommand(ctx context.Context, w world, args []string) error {
 	w.stderr = w.stdout
@@ -117,12 +117,12 @@ func (s *step) inputs() string {
 	var b strings.Builder
 	for _, in := range s.plan.Inputs {
 		if len(in.Values) == 1 {
-			fmt.Fprintf(&b, "%s: %s\n", in.Name, redact(in.Values[0]))
+			fmt.Fprintf(&b, "%s: %s\n", in.Name, shown(in.Values[0]))
 			continue
 		}
 		fmt.Fprintf(&b, "%s:\n", in.Name)
 		for _, v := range in.Values {
-			fmt.Fprintf(&b, "  %s\n", redact(v))
+			fmt.Fprintf(&b, "  %s\n", shown(v))
 		}
 	}
 	b.WriteString("\nmayfly build")
@@ -131,11 +131,14 @@ func (s *step) inputs() string {
 		case "--iidfile", "--metadata-file":
 			i++ // are read by the action itself
 		default:
-			b.WriteString(" " + shellQuoted(redact(a)))
+			b.WriteString(" " + shellQuoted(shown(a)))
 		}
 	}
 	return b.String()
 }
+
+// shown returns what may be shown of an input.
+func shown(s string) string { return action.WithoutUser(redact(s)) }
 
 // shellQuoted returns an argument as a shell takes it.
 func shellQuoted(s string) string {
@@ -159,13 +162,13 @@ func (s *step) build(ctx context.Context, o buildOptions) error {
 	defer s.log.Unquote()
 	quiet := s.w
 	quiet.stdout = io.Discard // the digest is an output of the step
-	stream, shown, err := display(quiet, o, s.steps.Read)
+	stream, done, err := display(quiet, o, s.steps.Read)
 	if err != nil {
 		return err
 	}
 	req.Progress = stream
 	res, err := engine.Build(ctx, req)
-	shown()
+	done()
 	if err != nil {
 		if ctx.Err() != nil {
 			return fmt.Errorf("build stopped: %w", context.Cause(ctx))

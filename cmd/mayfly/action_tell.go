@@ -114,8 +114,12 @@ func (s *step) explain(err error) {
 		a.File = action.FileOf(p.info.GetFilename(), s.plan.Dockerfile)
 	}
 	var se *solver.StepError
-	if failed, ok := s.steps.Failed(); ok && errors.As(err, &se) {
-		s.log.Tail(failed)
+	if errors.As(err, &se) {
+		for _, st := range s.steps.Steps() {
+			if st.Digest == se.Vertex.Digest {
+				s.log.Tail(st)
+			}
+		}
 	}
 	s.log.Error(a)
 	s.log.Quote("") // the rest is for people, and has lines of the Dockerfile
