@@ -146,7 +146,8 @@ func TestReport(t *testing.T) {
 		step("pushing image", 9, 12),
 		step("[final 2/2] RUN "+strings.Repeat("é", 200), 9, 9.001),
 	}
-	steps[3].Why = "RUN go build: main.go changed"
+	steps[3].Why = "RUN --mount=type=cache,target=/x   go bui…: main.go changed"
+	steps[2].Why, steps[1].Why = "COPY go.mod .: go.mod changed", "something else"
 	good := Report{
 		Image: "ghcr.io/acme/app:1.4", Elapsed: 12500 * time.Millisecond, Steps: steps,
 		Result: &engine.Result{

@@ -97,9 +97,25 @@ func (r *Report) steps(b *strings.Builder) {
 		case s.Began.IsZero():
 			mark, spent, when = "not run", "", ""
 		}
-		fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", mark, code(short(s.Name)), spent, when, escape(short(s.Why)))
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", mark, code(short(s.Name)), spent, when, escape(short(s.reason())))
 	}
 	b.WriteString("\n")
+}
+
+// reason is why a step ran, without its own text, or the beginning of that,
+// before it.
+func (s Step) reason() string {
+	text := s.Name
+	if _, rest, ok := strings.Cut(text, "] "); ok {
+		text = rest
+	}
+	if rest, ok := strings.CutPrefix(s.Why, text+": "); ok {
+		return rest
+	}
+	if begin, rest, ok := strings.Cut(s.Why, "…: "); ok && strings.HasPrefix(text, begin) {
+		return rest
+	}
+	return s.Why
 }
 
 // isInstruction reports whether a step is one of a Dockerfile.

@@ -131,8 +131,8 @@ func (j *job) want(t *testing.T, what, text string, all ...string) {
 	}
 }
 
-// TestActionCache runs one step in two jobs: the second one, on an empty
-// runner, has everything from the Actions cache.
+// TestActionCache runs one step in three jobs: the second one, on an empty
+// runner, has everything from the Actions cache; the third one has another file.
 func TestActionCache(t *testing.T) {
 	services.NeedRoot(t)
 	reg := services.NewRegistry(t)
@@ -140,7 +140,7 @@ func TestActionCache(t *testing.T) {
 	services.Use(t, cache, err)
 	repo := cache.GHA.NewRepository()
 	digests := map[string]bool{}
-	for n := range 2 {
+	for n := range 3 {
 		j := newJob(t, map[string]string{
 			"context": "./app", "push": "true", "tags": reg.Addr + "/app:1\n" + reg.Addr + "/app:latest",
 			"build-args": "BASE=" + reg.Addr + "/base\nGREETING=hello, world", "labels": "a=b,c",
@@ -148,7 +148,7 @@ func TestActionCache(t *testing.T) {
 		})
 		j.gha(cache, repo)
 		j.write(t, "app/Dockerfile", "ARG BASE\nFROM $BASE as base\nARG GREETING\nCOPY f /f\nRUN --mount=type=secret,id=KEY grep -q two /run/secrets/KEY && echo \"$GREETING\" >/greeting\n")
-		j.write(t, "app/f", "f")
+		j.write(t, "app/f", []string{"f", "f", "changed"}[n])
 		code, out := j.run(t)
 		if code != 0 {
 			t.Fatalf("job %d ended with %d:\n%s", n, code, out)
@@ -177,6 +177,9 @@ func TestActionCache(t *testing.T) {
 		digests[o["imageid"]] = true
 		summary := j.read(t, "summary")
 		j.want(t, "the summary", summary, "app:1", o["digest"], "| <code>gha ", "| in | ", "| out | ")
+		if n == 2 {
+			j.want(t, "the summary", summary, "| f changed (content) |", "| after COPY f /f: f changed (content) |")
+		}
 		if n == 1 {
 			j.want(t, "the summary", summary, "| in | ok |", "| cached | <code>&#91;base 2/3&#93; COPY f /f</code>")
 		}
@@ -184,7 +187,7 @@ func TestActionCache(t *testing.T) {
 			t.Errorf("left: %v, %v", left, err)
 		}
 	}
-	if len(digests) != 1 {
+	if len(digests) != 2 {
 		t.Errorf("the images are %v", slices.Collect(maps.Keys(digests)))
 	}
 }

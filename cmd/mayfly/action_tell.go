@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	digest "github.com/opencontainers/go-digest"
+
 	"github.com/mayfly-build/mayfly/action"
 	"github.com/mayfly-build/mayfly/engine/solver"
 	"github.com/mayfly-build/mayfly/internal/hint"
@@ -36,7 +38,7 @@ func (s *step) tell(failed error) error {
 			}
 		}
 	}
-	r := action.Report{Image: s.plan.Image, Result: s.result, Steps: s.steps.Steps(), Elapsed: time.Since(s.began)}
+	r := action.Report{Image: s.plan.Image, Result: s.result, Steps: s.explained(), Elapsed: time.Since(s.began)}
 	if failed != nil {
 		r.Result, r.Error = nil, errorText(failed)
 	}
@@ -49,6 +51,25 @@ func (s *step) tell(failed error) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// explained returns the steps with why they ran: what the result says of them,
+// or else the lines of the log so far.
+func (s *step) explained() []action.Step {
+	steps := s.steps.Steps()
+	if s.result == nil {
+		return steps
+	}
+	why := map[digest.Digest]string{}
+	for _, st := range s.result.Steps {
+		why[st.Digest] = st.Why
+	}
+	for i := range steps {
+		if w := why[steps[i].Digest]; w != "" {
+			steps[i].Why = w
+		}
+	}
+	return steps
 }
 
 // imageID returns what the build wrote; "" when it did not.
