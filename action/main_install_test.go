@@ -61,6 +61,13 @@ func (s *site) release(version string, binary []byte) {
 	s.files["/objects/"+version+"/SHA256SUMS"] = []byte("00  other\n" + line + "  mayfly-linux-amd64\n" + line + " *mayfly-linux-arm64\n")
 }
 
+// set changes the site between requests.
+func (s *site) set(change func(*site)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(s)
+}
+
 func (s *site) requests() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,7 +138,7 @@ func TestInstallRefuses(t *testing.T) {
 			r := newRunner(t, nobody, map[string]string{"sudo": sudoThatWorks})
 			s := newSite(t, r)
 			s.release("v1.2.3", r.fake(""))
-			tt.change(s)
+			s.set(tt.change)
 			status, out := r.run()
 			if status != 1 || !strings.Contains(out, "::error::mayfly v1.2.3 cannot be installed") || !strings.Contains(out, tt.want) || strings.Contains(out, "s3cret") {
 				t.Errorf("exit status %d, and\n%s", status, out)
@@ -148,14 +155,15 @@ func TestInstallRetries(t *testing.T) {
 	r := newRunner(t, nobody, map[string]string{"sudo": sudoThatWorks})
 	s := newSite(t, r)
 	s.release("v1.2.3", r.fake(""))
-	s.broke = 1
+	s.set(func(s *site) { s.broke = 1 })
 	if err := os.Chmod(r.path("tools"), 0o555); err != nil { // a runner that keeps no tools
 		t.Fatal(err)
 	}
 	if status, out := r.run(); status != 7 {
 		t.Errorf("exit status %d, and\n%s", status, out)
 	}
-	s.broke, r.env["INPUT_VERSION"] = 1, "latest"
+	s.set(func(s *site) { s.broke = 1 })
+	r.env["INPUT_VERSION"] = "latest"
 	if status, out := r.run(); status != 7 {
 		t.Errorf("exit status %d, and\n%s", status, out)
 	}
