@@ -6,7 +6,7 @@
 #   hack/setup.sh             everything
 #   hack/setup.sh packages    Debian packages: enough to build mayfly and for the demo
 #   hack/setup.sh buildkit    and the real BuildKit, for tests and benchmarks
-#   hack/setup.sh services    and the services of cache backends: azurite, versitygw, those of Actions
+#   hack/setup.sh services    and the services of cache backends (azurite, versitygw, those of Actions) and jaeger
 #   hack/setup.sh lint        and golangci-lint
 set -euo pipefail
 part=${1:-all}
@@ -86,6 +86,7 @@ if wants services; then
   build "$here/versitygw" github.com/versity/versitygw/cmd/versitygw
   build "$here/distribution" github.com/distribution/distribution/v3/cmd/registry
   build "$here/ghacache" github.com/mayfly-build/mayfly/hack/ghacache
+  build "$here/jaeger" github.com/jaegertracing/jaeger/cmd/all-in-one
 fi
 if wants lint; then
   build "$here/tools" github.com/golangci/golangci-lint/v2/cmd/golangci-lint

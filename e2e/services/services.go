@@ -1,7 +1,7 @@
 // Package services starts the real counterparts that mayfly's tests, demo and
 // benchmarks talk to.
 //
-//	e2e, bench, other packages' tests ──▶ services ──▶ docker-registry, buildkitd,
+//	e2e, bench, other packages' tests ──▶ services ──▶ docker-registry, buildkitd, jaeger,
 //	                                                   git, HTTP file server
 //
 // Each Start function gives a running service with its address and a Close
