@@ -124,7 +124,7 @@ func (b *build) open(ctx context.Context) (err error) {
 		Git:     git.New(git.Config{Dir: b.state.Path("git"), Secret: b.req.Secrets.Get, SSHAgent: b.req.Agents.Forward, Env: b.req.Env}),
 		HTTP:    http.New(http.Config{Tmp: b.state.Tmp, Secret: b.req.Secrets.Get}),
 		Locals:  b.req.Locals,
-		Secrets: b.req.Secrets, Agents: b.req.Agents, Allow: b.req.Allow,
+		Secrets: b.req.Secrets, Agents: b.req.Agents, Allow: b.req.Allow, StepEnv: b.req.StepEnv,
 		Tmp: b.state.Tmp, Session: b.ref,
 	}
 	b.why = newWhy(b)

@@ -50,6 +50,11 @@ type Request struct {
 	Parallel    int      // steps running at once; 0 means 8
 	Env         []string // NAME=VALUE: what git sources start from, see git.Environ
 	Progress    *progress.Stream
+
+	// StepEnv returns variables, as NAME=VALUE, for the RUN step with the
+	// vertex's digest, beside those that define it: they change no cache key,
+	// and no result may depend on them. nil means none.
+	StepEnv func(vertex digest.Digest) []string
 }
 
 // OutputKind says what form a result takes.

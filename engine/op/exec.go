@@ -113,6 +113,9 @@ func (e *exec) process(ctx context.Context, m *mounts) (executor.Process, error)
 		}
 		p.Env = append(p.Env, s.Name+"="+string(dt))
 	}
+	if e.w.StepEnv != nil {
+		p.Env = append(p.Env, e.w.StepEnv(e.v.Digest)...)
+	}
 	return p, nil
 }
 

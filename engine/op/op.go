@@ -50,6 +50,11 @@ type World struct {
 	Secrets secret.Store
 	Agents  secret.Agents
 
+	// StepEnv returns variables, as NAME=VALUE, for the process of a vertex
+	// beside those that define it. They are no part of its key: a result must
+	// not depend on them. nil means none.
+	StepEnv func(vertex digest.Digest) []string
+
 	Tmp          func() (string, error) // makes a directory in the state dir
 	CgroupParent string
 	Session      string // tells this build's local files from others'
