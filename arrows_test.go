@@ -28,7 +28,7 @@ type floor struct {
 var floors = []floor{
 	{[]string{"internal/hint", "internal/memo", "internal/retry", "internal/parts", "ci"}, "leaves: anybody may use them, they use nobody"},
 	{[]string{"internal/stall"}, "what ends an exchange may be tried again"},
-	{[]string{"internal/registry/...", "tracing/..."}, "one registry client for images and caches, which knows neither"},
+	{[]string{"internal/registry/...", "tracing/..."}, "one registry client for images and caches, which knows neither; spans are made of events, whoever sends them"},
 	{[]string{"remotecache"}, "a cache backend must be usable without the engine"},
 	{[]string{"remotecache/inline", "remotecache/remotecachetest"}, "the cache inside an image config, as manifests carry it too; and the suite of all backends"},
 	{[]string{"remotecache/manifest"}, "caches that are OCI manifests, whatever stores them"},
@@ -61,10 +61,10 @@ type ban struct {
 var bans = []ban{
 	{[]string{"e2e/...", "bench/..."}, module + "engine", "they measure the binary that users run"},
 	{[]string{"e2e/...", "bench/..."}, module + "remotecache", "they measure the binary that users run"},
-	{[]string{"engine", "engine/...", "remotecache/...", "internal/..."}, "flag", "only cmd and action read flags"},
-	{[]string{"engine", "engine/...", "remotecache/...", "internal/..."}, "github.com/spf13/pflag", "only cmd and action read flags"},
-	{[]string{"engine", "engine/...", "remotecache/...", "internal/..."}, "log", "library code sends events; it neither prints nor logs"},
-	{[]string{"engine", "engine/...", "remotecache/...", "internal/..."}, "github.com/sirupsen/logrus", "library code sends events; it neither prints nor logs"},
+	{[]string{"engine", "engine/...", "remotecache/...", "internal/...", "tracing/..."}, "flag", "only cmd and action read flags"},
+	{[]string{"engine", "engine/...", "remotecache/...", "internal/...", "tracing/..."}, "github.com/spf13/pflag", "only cmd and action read flags"},
+	{[]string{"engine", "engine/...", "remotecache/...", "internal/...", "tracing/..."}, "log", "library code sends events; it neither prints nor logs"},
+	{[]string{"engine", "engine/...", "remotecache/...", "internal/...", "tracing/..."}, "github.com/sirupsen/logrus", "library code sends events; it neither prints nor logs"},
 	{[]string{"engine/solver", "engine/cachekey", "engine/llb"}, "net/http", "decisions are functions of values"},
 	{[]string{"engine/solver", "engine/cachekey", "engine/llb"}, "os", "decisions are functions of values"},
 }
