@@ -153,16 +153,24 @@ func shellQuoted(s string) string {
 
 // build builds and, where that is asked for, hands the image to docker.
 func (s *step) build(ctx context.Context, o buildOptions) error {
+	t := newTracer(s.w, o)
+	err := s.traced(ctx, o, t)
+	t.finish(ctx, s.result, err)
+	return err
+}
+
+func (s *step) traced(ctx context.Context, o buildOptions, t *tracer) error {
 	req, cleanup, err := request(ctx, s.w, o)
 	if err != nil {
 		return err
 	}
 	defer cleanup()
+	t.follow(&req)
 	s.log.Quote("Build " + s.plan.Image)
 	defer s.log.Unquote()
 	quiet := s.w
 	quiet.stdout = io.Discard // the digest is an output of the step
-	stream, done, err := display(quiet, o, s.steps.Read)
+	stream, done, err := display(quiet, o, append(t.sinks(), s.steps.Read)...)
 	if err != nil {
 		return err
 	}

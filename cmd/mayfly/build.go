@@ -29,25 +29,33 @@ func build(ctx context.Context, w world, args []string) error {
 		}
 		return err
 	}
+	t := newTracer(w, o)
+	res, err := runBuild(ctx, w, o, t)
+	t.finish(ctx, res, err)
+	return err
+}
+
+func runBuild(ctx context.Context, w world, o buildOptions, t *tracer) (*engine.Result, error) {
 	req, cleanup, err := request(ctx, w, o)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer cleanup()
-	stream, shown, err := display(w, o)
+	t.follow(&req)
+	stream, shown, err := display(w, o, t.sinks()...)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req.Progress = stream
 	res, err := engine.Build(ctx, req)
 	shown()
 	if err != nil {
 		if ctx.Err() != nil {
-			return fmt.Errorf("build stopped: %w", context.Cause(ctx))
+			return nil, fmt.Errorf("build stopped: %w", context.Cause(ctx))
 		}
-		return err
+		return nil, err
 	}
-	return finish(w, o, req, res)
+	return res, finish(w, o, req, res)
 }
 
 // request turns the options into the engine's Request. What it opened is
@@ -134,6 +142,9 @@ func isTerminal(w io.Writer) bool {
 	return err == nil
 }
 
+// talks reports whether standard error is for words beside the progress.
+func talks(o buildOptions) bool { return o.progress != "quiet" && o.progress != "rawjson" }
+
 // finish writes what the result is to the files that were asked for, and to
 // standard output.
 func finish(w world, o buildOptions, req engine.Request, res *engine.Result) error {
@@ -147,7 +158,7 @@ func finish(w world, o buildOptions, req engine.Request, res *engine.Result) err
 			return fmt.Errorf("iidfile: %w", err)
 		}
 	}
-	talk := o.progress != "quiet" && o.progress != "rawjson"
+	talk := talks(o)
 	if len(req.Outputs) == 0 && talk {
 		fmt.Fprintln(w.stderr, "warning: no output is given: the result stays in the state dir; name it with -t and push it with --push, or give -o")
 	}

@@ -23,8 +23,9 @@ type buildOptions struct {
 	cgroupParent, file, network        string
 	platform, progress, shmSize        string
 	target, root, runtime, snapshotter string
-	iidFile, metadataFile              string
+	iidFile, metadataFile, trace       string
 	noCache, pull, push, quiet         bool
+	traceSteps                         bool
 	parallel                           int
 }
 
@@ -65,6 +66,8 @@ func parseBuild(w world, args []string) (buildOptions, error) {
 	f.StringArrayVar(&o.ssh, "ssh", nil, "give an SSH agent to the steps that mount it: `default|ID[=SOCKET|KEY[,KEY]]`")
 	f.StringArrayVarP(&o.tags, "tag", "t", nil, "`NAME` of the image; may be given several times")
 	f.StringVar(&o.target, "target", "", "the `STAGE` to build")
+	f.StringVar(&o.trace, "trace", "", "write what the build spent its time on to `FILE`, as OpenTelemetry's JSON")
+	f.BoolVar(&o.traceSteps, "trace-steps", false, "give RUN steps the TRACEPARENT of their span; it is no part of their cache key")
 	f.StringArrayVar(&o.ulimits, "ulimit", nil, "a `LIMIT` of the steps: nofile=1024:1024")
 	f.Usage = func() {
 		fmt.Fprintf(w.stderr, "Usage: mayfly build [OPTIONS] PATH|URL|-\n\nOptions:\n%s", f.FlagUsages())

@@ -44,10 +44,17 @@ func StartJaeger(cfg JaegerConfig) (*Jaeger, error) {
 	if j.dir, err = os.MkdirTemp("", "mayfly-jaeger-"); err != nil {
 		return nil, fmt.Errorf("make Jaeger's directory: %w", err)
 	}
-	if err := j.start(bin, cfg); err != nil {
-		return nil, errors.Join(err, j.Close())
+	// It listens on many ports: another process may take one of them between
+	// their choice and their use.
+	for tries := 1; ; tries++ {
+		err := j.start(bin, cfg)
+		if err == nil {
+			return j, nil
+		}
+		if tries == 3 {
+			return nil, errors.Join(err, j.Close())
+		}
 	}
-	return j, nil
 }
 
 func (j *Jaeger) start(bin string, cfg JaegerConfig) error {
@@ -95,14 +102,27 @@ func (j *Jaeger) start(bin string, cfg JaegerConfig) error {
 	cmd := exec.Command(bin, args...)
 	cmd.Env = []string{"SPAN_STORAGE_TYPE=memory", "JAEGER_DISABLED=true", "OTEL_TRACES_SAMPLER=always_off"} // none of its own
 	j.p, err = start(cmd, func() bool {
-		resp, err := j.client.Get("http://" + admin + "/")
-		if err != nil {
-			return false
-		}
-		resp.Body.Close()
-		return resp.StatusCode == http.StatusOK
+		return j.answers("http://"+admin+"/") && j.answers(j.query+"/api/services") && listens(grpc) && listens(otlp)
 	})
 	return err
+}
+
+func (j *Jaeger) answers(url string) bool {
+	resp, err := j.client.Get(url)
+	if err != nil {
+		return false
+	}
+	resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
+}
+
+func listens(addr string) bool {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
 }
 
 // Close stops Jaeger.
@@ -126,30 +146,31 @@ type JaegerSpan struct {
 	Events              []map[string]string
 }
 
-// Find waits until there is a trace with a span that has the tag, and returns
-// its spans once no more arrive: some are still on their way when the program
-// that sent them has ended. It gives up after 10 seconds.
-func (j *Jaeger) Find(ctx context.Context, tag, value string) ([]JaegerSpan, error) {
+// Find waits until the traces with a span that has the tag have n spans, and
+// returns them: some are still on their way when the program that sent them
+// has ended. It gives up after 10 seconds.
+func (j *Jaeger) Find(ctx context.Context, tag, value string, n int) ([]JaegerSpan, error) {
 	tags, err := json.Marshal(map[string]string{tag: value})
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	n := 0
+	found := 0
 	for {
 		spans, err := j.get(ctx, "/api/traces?service=mayfly&limit=10&lookback=1h&tags="+url.QueryEscape(string(tags)))
-		if err != nil {
+		switch {
+		case err == nil && len(spans) == n:
+			return spans, nil
+		case ctx.Err() != nil:
+			return nil, fmt.Errorf("find the trace with %s=%s: %d of %d spans after 10s", tag, value, found, n)
+		case err != nil:
 			return nil, fmt.Errorf("find the trace with %s=%s: %w", tag, value, err)
 		}
-		if len(spans) > 0 && len(spans) == n {
-			return spans, nil
-		}
-		n = len(spans)
+		found = len(spans)
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("find the trace with %s=%s: %w", tag, value, ctx.Err())
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
