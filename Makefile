@@ -1,4 +1,4 @@
-# make build | demo | test | race | lint | vet | e2e | bench | bench-cache | differential | cache-interop | ci | setup
+# make build | demo | test | race | lint | vet | e2e | bench | bench-cache | differential | cache-interop | faults | ci | setup
 # Works as root in a clean clone on a Debian machine with Go, gcc and apt;
 # setup installs the rest.
 SHELL := /bin/bash
@@ -18,7 +18,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 TAGS := seccomp netgo osusergo static_build
 UNIT = $(shell go list ./... | grep -v '/mayfly/e2e$$')
 
-.PHONY: build setup setup-packages setup-buildkit setup-services setup-lint demo test unit race lint vet e2e bench bench-cache differential cache-interop ci clean
+.PHONY: build setup setup-packages setup-buildkit setup-services setup-lint demo test unit race lint vet e2e bench bench-cache differential cache-interop faults ci clean
 
 build: setup-packages
 	go build -trimpath -tags "$(TAGS)" -ldflags '-s -w -X main.version=$(VERSION) -extldflags "-static"' -o bin/mayfly ./cmd/mayfly
@@ -68,6 +68,11 @@ bench-cache: build setup-buildkit setup-services
 cache-interop: build setup-buildkit setup-services
 	@mkdir -p docs
 	CACHE_INTEROP_TABLE=$(CURDIR)/docs/cache-interop.md go test -tags seccomp -count=1 -timeout 30m -run '^TestCacheInterop$$' ./e2e
+
+# Writes docs/faults.md, the table of TestCacheFaults.
+faults: build setup-buildkit setup-services
+	@mkdir -p docs
+	CACHE_FAULTS_TABLE=$(CURDIR)/docs/faults.md go test -tags seccomp -count=1 -timeout 30m -run '^TestCacheFaults$$' ./e2e
 
 # Writes docs/differential.md, the table of TestDifferential.
 differential: build setup-buildkit

@@ -64,7 +64,9 @@ type build struct {
 
 // Build carries a request out. When it returns, nothing it started is left:
 // no goroutine, container, mount or temporary file. The error is the build's
-// or the push's; what a cache did wrong is in the Result.
+// or the push's; what a cache did wrong is in the Result. Where a cache is to
+// fail the build there are both: a Result, of what was built and pushed, and an
+// error.
 func Build(ctx context.Context, req Request) (_ *Result, err error) {
 	b := &build{req: req, ref: randomHex(12), began: time.Now(), obs: newObserver(req.Progress)}
 	if err := b.open(ctx); err != nil {
@@ -212,7 +214,9 @@ func (b *build) run(ctx context.Context) (*Result, error) {
 	e := b.startEager(ectx, t)
 	defer func() { cancel(); e.wait() }()
 	b.eager.Store(e)
+	var failed error
 	for tries := 1; ; tries++ {
+		res.Caches = nil
 		err := b.export(ctx, t, res)
 		if errors.Is(err, layer.ErrLost) && ctx.Err() == nil && tries < maxTries {
 			// The layer forgot the blob: the next try makes it of its files,
@@ -221,7 +225,9 @@ func (b *build) run(ctx context.Context) (*Result, error) {
 			b.solver.ForgetLost(err)
 			continue
 		}
-		if err != nil {
+		if c, ok := errors.AsType[*cacheError](err); ok {
+			failed = c
+		} else if err != nil {
 			return nil, err
 		}
 		break
@@ -234,7 +240,7 @@ func (b *build) run(ctx context.Context) (*Result, error) {
 	stats := b.req.Registry.Stats()
 	res.BytesIn, res.BytesOut = stats.BytesIn, stats.BytesOut
 	res.Seconds = time.Since(b.began).Seconds()
-	return res, nil
+	return res, failed
 }
 
 // A target is what the frontend made of the Dockerfile.

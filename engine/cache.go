@@ -14,7 +14,6 @@ import (
 	"github.com/mayfly-build/mayfly/engine/exporter/image"
 	"github.com/mayfly-build/mayfly/engine/layer"
 	"github.com/mayfly-build/mayfly/engine/progress"
-	"github.com/mayfly-build/mayfly/internal/hint"
 	"github.com/mayfly-build/mayfly/remotecache"
 	"github.com/mayfly-build/mayfly/remotecache/inline"
 )
@@ -105,8 +104,16 @@ func (c *cacheExports) into(res *Result) error {
 	for _, m := range c.mounts {
 		res.Caches = append(res.Caches, m...)
 	}
-	return errors.Join(c.errs...)
+	if err := errors.Join(c.errs...); err != nil {
+		return &cacheError{err}
+	}
+	return nil
 }
+
+// A cacheError is that of exports which the user wants to fail the build.
+type cacheError struct{ error }
+
+func (e *cacheError) Unwrap() error { return e.error }
 
 // exportCache writes one cache in its own domain: whatever goes wrong is an
 // outcome. The error is that of an export that may fail the build.
@@ -138,14 +145,14 @@ func (b *build) exportCache(ctx context.Context, t *target, ex *cacheExport) (Ca
 		step.End(nil)
 		return out, nil
 	}
-	out.Reason = err.Error()
+	out.ended(remotecache.State(out.Outcome), err)
 	if ex.FailBuild && out.Outcome == string(remotecache.Failed) {
 		step.End(err)
 		return out, fmt.Errorf("cache export %s: %w", ex.Name, err)
 	}
 	fmt.Fprintf(step.Log(2), "warning: %s: %s\n", out.Outcome, out.Reason)
-	if h := hint.Of(err); h != "" {
-		fmt.Fprintf(step.Log(2), "hint: %s\n", h)
+	if out.Hint != "" {
+		fmt.Fprintf(step.Log(2), "hint: %s\n", out.Hint)
 	}
 	step.End(nil)
 	return out, nil
@@ -185,7 +192,7 @@ func (b *build) inlineCache(ctx context.Context, t *target, layers []image.Layer
 	dt, err := b.inlineRecords(ctx, t, layers)
 	switch {
 	case err != nil:
-		out.Outcome, out.Reason = "failed", err.Error()
+		out.ended(remotecache.Failed, err)
 	case dt == nil:
 		out.Outcome, out.Reason = "skipped", "no step left a layer of the image"
 	}

@@ -26,7 +26,8 @@ import (
 )
 
 // export makes the result and gives it every form that is asked for. Caches
-// are written beside the outputs and end in res, never in the error.
+// are written beside the outputs and end in res. The error is a *cacheError
+// when all is done but for caches that are to fail the build.
 func (b *build) export(ctx context.Context, t *target, res *Result) error {
 	state, err := t.state(ctx)
 	if err != nil {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +16,9 @@ import (
 	"github.com/mayfly-build/mayfly/engine/content"
 	"github.com/mayfly-build/mayfly/engine/layer"
 	"github.com/mayfly-build/mayfly/engine/progress"
+	"github.com/mayfly-build/mayfly/internal/hint"
 	"github.com/mayfly-build/mayfly/internal/registry"
+	"github.com/mayfly-build/mayfly/internal/retry"
 	"github.com/mayfly-build/mayfly/remotecache"
 )
 
@@ -50,7 +53,7 @@ func (b *build) importCache(ctx context.Context, im Import) *buildcache.Remote {
 			_ = r.Loaded(nil, nil) // nothing cannot be wrong
 		} else {
 			if err != nil {
-				got.out.Outcome, got.out.Reason = string(remotecache.Partial), err.Error()
+				got.out.ended(remotecache.Partial, err)
 				b.warn(fmt.Errorf("cache import %s: %w; building with the rest of it", im.Name, err))
 			}
 			got.origin = &metered{Origin: origin}
@@ -64,9 +67,12 @@ func (b *build) importCache(ctx context.Context, im Import) *buildcache.Remote {
 			fmt.Fprintln(step.Log(2), got.out.Reason)
 			err = nil
 		case err != nil && ctx.Err() == nil:
-			got.out.Outcome, got.out.Reason = string(remotecache.Failed), err.Error()
+			got.out.ended(remotecache.Failed, err)
 			b.warn(fmt.Errorf("cache import %s: %w; building without it", im.Name, err))
 			err = nil
+		}
+		if got.out.Hint != "" {
+			fmt.Fprintf(step.Log(2), "hint: %s\n", got.out.Hint)
 		}
 		b.mu.Lock()
 		b.imports = append(b.imports, got)
@@ -74,6 +80,12 @@ func (b *build) importCache(ctx context.Context, im Import) *buildcache.Remote {
 		step.End(err)
 	})
 	return r
+}
+
+// ended says with which error a cache's import or export has ended.
+func (o *CacheOutcome) ended(state remotecache.State, err error) {
+	o.Outcome, o.Reason = string(state), err.Error()
+	o.Hint = cmp.Or(hint.Of(err), o.Hint)
 }
 
 // late makes clear of an error that came when ctx had ended why it had, and
@@ -96,7 +108,7 @@ func (b *build) importOutcomes() (out []CacheOutcome) {
 				if im.out.Reason != "" {
 					err = fmt.Errorf("%s; %w", im.out.Reason, err)
 				}
-				im.out.Outcome, im.out.Reason = string(remotecache.Partial), err.Error()
+				im.out.ended(remotecache.Partial, err)
 			}
 		}
 		out = append(out, im.out)
@@ -106,7 +118,7 @@ func (b *build) importOutcomes() (out []CacheOutcome) {
 
 // hopeless is how many blobs in a row may cost their time and not be read
 // before the cache is not asked for others any more: each was tried as often
-// as its backend likes.
+// as its backend likes. One that stays silent is not asked again at once.
 const hopeless = 4
 
 // A metered origin counts what is read from a cache, and what is of no use.
@@ -152,6 +164,9 @@ func (m *metered) Lost(_ ocispec.Descriptor, err error) {
 		}
 	}
 	m.inRow++
+	if errors.Is(err, retry.ErrStalled) { // for as long as it takes to notice, several times
+		m.inRow = hopeless
+	}
 }
 
 // trouble says which blobs were of no use; nil for none.

@@ -11,6 +11,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/mayfly-build/mayfly/engine/layer"
+	"github.com/mayfly-build/mayfly/internal/retry"
 	"github.com/mayfly-build/mayfly/remotecache"
 )
 
@@ -37,6 +38,7 @@ func TestCacheIsGivenUp(t *testing.T) {
 	}{
 		{"down", []error{down, down, down, down, down, down}, hopeless},
 		{"shaky", []error{down, down, down, nil, down, down, down}, 7},
+		{"silent", []error{fmt.Errorf("read: %w", retry.ErrStalled), down, nil}, 1},
 		{"lacks them", []error{remotecache.ErrNotFound, remotecache.ErrNotFound, remotecache.ErrNotFound, remotecache.ErrCorrupt, remotecache.ErrCorrupt}, 5},
 	} {
 		o := &sick{}

@@ -14,7 +14,6 @@ import (
 
 	"github.com/mayfly-build/mayfly/engine/cachemount"
 	"github.com/mayfly-build/mayfly/engine/progress"
-	"github.com/mayfly-build/mayfly/internal/hint"
 	"github.com/mayfly-build/mayfly/remotecache"
 	"github.com/mayfly-build/mayfly/remotecache/treestore"
 )
@@ -80,7 +79,7 @@ func (b *build) restoreFrom(ctx context.Context, im Import, u cachemount.Use, at
 	switch {
 	case err == nil:
 	case ctx.Err() != nil:
-		out.Outcome, out.Reason = string(remotecache.Failed), err.Error()
+		out.ended(remotecache.Failed, err)
 	case errors.Is(err, remotecache.ErrNotFound) && !errors.Is(err, treestore.ErrIncomplete):
 		out.Outcome, out.Reason = string(remotecache.Skipped), "cold cache: it was not stored there yet"
 		if errors.Is(err, treestore.ErrExpired) {
@@ -89,7 +88,7 @@ func (b *build) restoreFrom(ctx context.Context, im Import, u cachemount.Use, at
 		fmt.Fprintln(step.Log(2), out.Reason)
 		err = nil
 	default:
-		out.Outcome, out.Reason = string(remotecache.Failed), err.Error()
+		out.ended(remotecache.Failed, err)
 		if errors.Is(err, remotecache.ErrCorrupt) {
 			b.mu.Lock()
 			b.corruptMounts = append(b.corruptMounts, u)
@@ -175,16 +174,16 @@ func (b *build) exportMount(ctx context.Context, ex Export, u cachemount.Use) (C
 	case errors.Is(err, remotecache.ErrEmpty):
 		out.Outcome, out.Reason = string(remotecache.Skipped), "it has no files"
 	case ex.Denied != nil, errors.Is(err, remotecache.ErrReadOnly):
-		out.Outcome, out.Reason = string(remotecache.Skipped), err.Error()
+		out.ended(remotecache.Skipped, err)
 	default:
-		out.Outcome, out.Reason = string(remotecache.Failed), err.Error()
+		out.ended(remotecache.Failed, err)
 		if ex.FailBuild {
 			step.End(err)
 			return out, fmt.Errorf("export of cache mount %s to %s: %w", name, ex.Name, err)
 		}
 		fmt.Fprintf(step.Log(2), "warning: %s: %s\n", out.Outcome, out.Reason)
-		if h := hint.Of(err); h != "" {
-			fmt.Fprintf(step.Log(2), "hint: %s\n", h)
+		if out.Hint != "" {
+			fmt.Fprintf(step.Log(2), "hint: %s\n", out.Hint)
 		}
 	}
 	step.End(nil)

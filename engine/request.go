@@ -176,6 +176,7 @@ type CacheOutcome struct {
 	Export  bool   // otherwise an import
 	Outcome string // ok, partial, skipped or failed
 	Reason  string // why, unless ok
+	Hint    string // what to do about it; "" where nobody knows
 	Blobs   int    // sent by an export; read from an import
 	Bytes   int64  // of them, as stored
 	Carried int    // records of other jobs that an export kept

@@ -114,8 +114,8 @@ func Export(ctx context.Context, b Backend, ref string, idx *Index, blobs Source
 	return NewExporter(b, opts).Export(ctx, ref, idx, blobs)
 }
 
-// Put stores a blob that the Index will need, ahead of it. What goes wrong is
-// met again by Export, which tries once more.
+// Put stores a blob that the Index will need, ahead of it. What has gone wrong
+// is tried once more by Export.
 func (x *Exporter) Put(ctx context.Context, blob ocispec.Descriptor, blobs Source) error {
 	return x.put(ctx, blob, blobs)
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -258,14 +259,11 @@ func TestExportGivesUpWhatWaits(t *testing.T) {
 	down := errors.New("503")
 	descs, idx, src := cache(300)
 	var mu sync.Mutex
-	tries, healthy := 0, false
+	tries := 0
 	f := &faulty{Memory: remotecache.NewMemory(), put: func(ocispec.Descriptor, io.ReaderAt) error {
 		mu.Lock()
 		defer mu.Unlock()
 		tries++
-		if healthy {
-			return nil
-		}
 		return down
 	}}
 	x := remotecache.NewExporter(f, remotecache.ExportOptions{Uploads: 3})
@@ -289,7 +287,31 @@ func TestExportGivesUpWhatWaits(t *testing.T) {
 	if tries > 10 {
 		t.Errorf("%d blobs were tried", tries)
 	}
-	healthy = true
+	// One that fails while Export waits for it is not tried again.
+	tries = 0
+	x = remotecache.NewExporter(f, remotecache.ExportOptions{Uploads: 3})
+	held := make(chan struct{})
+	f.put = func(ocispec.Descriptor, io.ReaderAt) error {
+		mu.Lock()
+		tries++
+		mu.Unlock()
+		<-held
+		return down
+	}
+	one, idx1, src1 := cache(1)
+	ahead.Go(func() { _ = x.Put(t.Context(), one[0], src1) })
+	for mu.Lock(); tries == 0; mu.Lock() {
+		mu.Unlock()
+		time.Sleep(time.Millisecond)
+	}
+	mu.Unlock()
+	time.AfterFunc(50*time.Millisecond, func() { close(held) })
+	if out, err := x.Export(t.Context(), "main", idx1, src1); !errors.Is(err, down) || tries != 1 {
+		t.Errorf("%d tries of a blob that is on its way: %+v, %v", tries, out, err)
+	}
+	ahead.Wait()
+
+	f.put = nil
 	x = remotecache.NewExporter(f, remotecache.ExportOptions{Uploads: 3})
 	if out, err := x.Export(t.Context(), "main", idx, src); err != nil || out.Blobs != 300 {
 		t.Errorf("then: %+v, %v", out, err)

@@ -91,8 +91,7 @@ var errGivenUp = errors.New("the cache took none of the blobs before this one")
 // says nothing of the backend.
 var errSource = errors.New("the blob is lost")
 
-// put stores a blob, or waits for whoever stores it already; after that one
-// failed it tries again.
+// put stores a blob, or waits for whoever stores it already.
 func (x *Exporter) put(ctx context.Context, blob ocispec.Descriptor, blobs Source) error {
 	x.mu.Lock()
 	if x.shut != nil {
@@ -111,10 +110,14 @@ func (x *Exporter) put(ctx context.Context, blob ocispec.Descriptor, blobs Sourc
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		if p.err == nil {
+		switch {
+		case p.err == nil:
 			return nil
+		case errors.Is(p.err, errSource), errors.Is(p.err, errGivenUp), errors.Is(p.err, context.Canceled):
+			// That says nothing of what another try is good for.
+			return x.put(ctx, blob, blobs)
 		}
-		return x.put(ctx, blob, blobs)
+		return p.err
 	}
 	p.err = x.send(ctx, blob, blobs)
 	x.mu.Lock()

@@ -67,13 +67,13 @@ func (r retrying) Open(ctx context.Context, blob ocispec.Descriptor, off int64) 
 // resumingReader reads a blob through as many Opens as it takes. Its ctx is
 // that of the Open it is the result of.
 type resumingReader struct {
-	ctx   context.Context
-	from  retrying
-	blob  ocispec.Descriptor
-	off   int64 // of the next byte to give out
-	r     io.ReadCloser
-	tries int   // in a row without a byte
-	err   error // sticky
+	ctx    context.Context
+	from   retrying
+	blob   ocispec.Descriptor
+	off    int64 // of the next byte to give out
+	r      io.ReadCloser
+	breaks retry.Breaks
+	err    error // sticky
 }
 
 func (r *resumingReader) open() error {
@@ -89,7 +89,7 @@ func (r *resumingReader) Read(p []byte) (int, error) {
 		n, err := r.r.Read(p)
 		r.off += int64(n)
 		if n > 0 {
-			r.tries = 0
+			r.breaks.Moved()
 		}
 		if err == io.EOF && r.off < r.blob.Size {
 			err = fmt.Errorf("read blob %s: it ends at byte %d of %d: %w", r.blob.Digest, r.off, r.blob.Size, io.ErrUnexpectedEOF)
@@ -106,9 +106,7 @@ func (r *resumingReader) Read(p []byte) (int, error) {
 
 // fault sets err for good, or has the blob open again where it broke off.
 func (r *resumingReader) fault(err error) {
-	r.tries++
-	again, _ := r.from.p.Again(r.tries, err)
-	if err == io.EOF || r.ctx.Err() != nil || !again {
+	if err == io.EOF || r.ctx.Err() != nil || !r.breaks.Again(r.from.p, err) {
 		r.err = err
 		return
 	}

@@ -49,13 +49,13 @@ func runBuild(ctx context.Context, w world, o buildOptions, t *tracer) (*engine.
 	req.Progress = stream
 	res, err := engine.Build(ctx, req)
 	shown()
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("build stopped: %w", context.Cause(ctx))
-		}
+	if err != nil && ctx.Err() != nil {
+		return res, fmt.Errorf("build stopped: %w", context.Cause(ctx))
+	}
+	if res == nil {
 		return nil, err
 	}
-	return res, finish(w, o, req, res)
+	return res, errors.Join(finish(w, o, req, res), err) // err is that of a cache
 }
 
 // request turns the options into the engine's Request. What it opened is
@@ -165,6 +165,9 @@ func finish(w world, o buildOptions, req engine.Request, res *engine.Result) err
 	for _, c := range res.Caches {
 		if c.Outcome != "ok" && talk {
 			fmt.Fprintf(w.stderr, "warning: cache %s: %s: %s\n", c.Name, c.Outcome, c.Reason)
+			if c.Hint != "" {
+				fmt.Fprintf(w.stderr, "hint:  %s\n", c.Hint)
+			}
 		}
 	}
 	if res.Digest != "" && !writesStdout(o) {

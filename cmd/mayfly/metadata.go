@@ -71,6 +71,7 @@ type cacheEntry struct {
 	Action  string  `json:"action"` // import or export
 	Outcome string  `json:"outcome"`
 	Reason  string  `json:"reason,omitempty"`
+	Hint    string  `json:"hint,omitempty"`
 	Blobs   int     `json:"blobs,omitempty"`
 	Bytes   int64   `json:"bytes,omitempty"`
 	Seconds float64 `json:"seconds"`
@@ -79,7 +80,7 @@ type cacheEntry struct {
 func cacheOutcomes(res *engine.Result) []cacheEntry {
 	out := []cacheEntry{}
 	for _, c := range res.Caches {
-		e := cacheEntry{Name: c.Name, Action: "import", Outcome: c.Outcome, Reason: c.Reason, Blobs: c.Blobs, Bytes: c.Bytes, Seconds: c.Seconds}
+		e := cacheEntry{Name: c.Name, Action: "import", Outcome: c.Outcome, Reason: c.Reason, Hint: c.Hint, Blobs: c.Blobs, Bytes: c.Bytes, Seconds: c.Seconds}
 		if c.Export {
 			e.Action = "export"
 		}

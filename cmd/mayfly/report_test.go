@@ -68,7 +68,7 @@ func TestMetadata(t *testing.T) {
 		Steps: []engine.Step{{Name: "COPY f /", Digest: "sha256:s", Cached: true}, {Name: "RUN x", Digest: "sha256:t", Seconds: 1.5}},
 		Caches: []engine.CacheOutcome{
 			{Name: "registry x", Outcome: "ok"},
-			{Name: "registry y", Export: true, Outcome: "failed", Reason: "503", Blobs: 2, Bytes: 9},
+			{Name: "registry y", Export: true, Outcome: "failed", Reason: "503", Hint: "wait", Blobs: 2, Bytes: 9},
 		},
 		BytesIn: 10, BytesOut: 20, Warnings: []string{"w"}, Seconds: 2.5,
 	}
@@ -95,7 +95,7 @@ func TestMetadata(t *testing.T) {
 		"containerimage.descriptor":    `{"mediaType":"` + desc.MediaType + `","digest":"` + desc.Digest.String() + `","size":7}`,
 		"image.name":                   `"a:1,b:2"`,
 		"mayfly.steps":                 `[{"name":"COPY f /","digest":"sha256:s","cached":true,"seconds":0},{"name":"RUN x","digest":"sha256:t","cached":false,"seconds":1.5}]`,
-		"mayfly.cache":                 `[{"name":"registry x","action":"import","outcome":"ok","seconds":0},{"name":"registry y","action":"export","outcome":"failed","reason":"503","blobs":2,"bytes":9,"seconds":0}]`,
+		"mayfly.cache":                 `[{"name":"registry x","action":"import","outcome":"ok","seconds":0},{"name":"registry y","action":"export","outcome":"failed","reason":"503","hint":"wait","blobs":2,"bytes":9,"seconds":0}]`,
 		"mayfly.bytes":                 `{"pulled":10,"pushed":20}`,
 		"mayfly.warnings":              `["w"]`,
 		"mayfly.seconds":               `2.5`,

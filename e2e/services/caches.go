@@ -35,10 +35,12 @@ type CacheConfig struct {
 type Cache struct {
 	Kind string
 
-	// GHA is the service of kind gha, nil otherwise; S3 and Registry are the
-	// same for theirs.
+	// GHA is the service of kind gha, nil otherwise; the others are the same
+	// for theirs.
 	GHA      *GHACache
+	GHAv1    *GHACacheV1
 	S3       *S3
+	Azurite  *Azurite // of azblob
 	Registry *Registry
 
 	dir     string // of caches in directories
@@ -156,6 +158,7 @@ func (c *Cache) startAzblob(cfg CacheConfig) error {
 	if err != nil {
 		return err
 	}
+	c.Azurite = a
 	c.closers = append(c.closers, a.Close)
 	u, err := c.via(cfg, a.URL)
 	if err != nil {
@@ -202,6 +205,7 @@ func (c *Cache) startGHAv1(cfg CacheConfig) error {
 	if err != nil {
 		return err
 	}
+	c.GHAv1 = g
 	c.closers = append(c.closers, g.Close)
 	token := ghacache.AnyToken(GHAScope{Scope: "refs/heads/main", Permission: GHAReadWrite})
 	u, err := c.via(cfg, g.URL)

@@ -68,8 +68,9 @@ func (c *GHACache) Close() error {
 type GHACacheV1 struct {
 	URL string // ACTIONS_CACHE_URL, with a final slash; a secret is part of it
 
-	p   *process
-	dir string
+	Dir string // of what it keeps
+
+	p *process
 }
 
 // StartGHACacheV1 starts the server that hack/setup.sh built, on a free
@@ -80,7 +81,7 @@ func StartGHACacheV1() (*GHACacheV1, error) {
 		return nil, err
 	}
 	c := &GHACacheV1{}
-	if c.dir, err = os.MkdirTemp("", "mayfly-ghacache-"); err != nil {
+	if c.Dir, err = os.MkdirTemp("", "mayfly-ghacache-"); err != nil {
 		return nil, fmt.Errorf("make the cache server's directory: %w", err)
 	}
 	// The first line of its output is its URL.
@@ -89,7 +90,7 @@ func StartGHACacheV1() (*GHACacheV1, error) {
 		return nil, errors.Join(err, c.Close())
 	}
 	defer r.Close()
-	cmd := exec.Command(bin, c.dir)
+	cmd := exec.Command(bin, c.Dir)
 	cmd.Stdout = w
 	out := bufio.NewReader(r)
 	c.p, err = start(cmd, func() bool {
@@ -116,7 +117,7 @@ func (c *GHACacheV1) Close() error {
 	if c.p != nil {
 		err = c.p.stop()
 	}
-	return errors.Join(err, os.RemoveAll(c.dir))
+	return errors.Join(err, os.RemoveAll(c.Dir))
 }
 
 // ActionsCache runs GitHub's own client, @actions/cache, in dir: op is save or

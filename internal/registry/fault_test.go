@@ -19,6 +19,7 @@ import (
 
 	"github.com/mayfly-build/mayfly/internal/hint"
 	"github.com/mayfly-build/mayfly/internal/registry"
+	"github.com/mayfly-build/mayfly/internal/retry"
 )
 
 // faulty serves a registry through wrap, which may answer in its stead.
@@ -368,5 +369,60 @@ func TestOpenFails(t *testing.T) {
 	}
 	if ok, err := quick().HasBlob(t.Context(), host+"/a:v1", desc); ok || err != nil {
 		t.Errorf("HasBlob = %v, %v", ok, err)
+	}
+}
+
+// An upload that cannot even begin is tried as often as any other request.
+func TestTriesOfAnUpload(t *testing.T) {
+	var posts atomic.Int64
+	host := faulty(t, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost {
+				posts.Add(1)
+				w.WriteHeader(503)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	desc, open := blobOf(randomBytes(100))
+	if err := quick().PutBlob(t.Context(), host+"/a:v1", desc, open, ""); err == nil {
+		t.Error("no error")
+	}
+	if n := posts.Load(); n != 5 {
+		t.Errorf("%d tries", n)
+	}
+}
+
+// Another patience than the client's, and the same knowledge.
+func TestWith(t *testing.T) {
+	var asked atomic.Int64
+	release := make(chan struct{})
+	host := faulty(t, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.Contains(r.URL.Path, "/silent/") {
+				asked.Add(1)
+				select {
+				case <-release:
+				case <-r.Context().Done():
+				}
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	defer close(release)
+	c := registry.New(registry.Config{Keychain: keychain{}, Backoff: time.Millisecond, Stall: time.Hour})
+	hasty := c.With(50*time.Millisecond, retry.Policy{Stalls: 2})
+	if _, _, err := hasty.Resolve(t.Context(), host+"/silent/a:v1"); !errors.Is(err, retry.ErrStalled) || asked.Load() != 2 {
+		t.Errorf("%d tries: %v", asked.Load(), err)
+	}
+	desc, open := blobOf(randomBytes(100))
+	if err := c.PutBlob(t.Context(), host+"/a:v1", desc, open, ""); err != nil {
+		t.Fatal(err)
+	}
+	before := c.Stats().Requests
+	if ok, err := hasty.HasBlob(t.Context(), host+"/a:v1", desc); err != nil || !ok || hasty.Stats().Requests != before {
+		t.Errorf("%v, %v, %d requests more", ok, err, hasty.Stats().Requests-before)
 	}
 }

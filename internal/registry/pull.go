@@ -217,8 +217,7 @@ type blobReader struct {
 	body io.ReadCloser      // nil between a fault and the next try
 	err  error              // final
 
-	mark   int64 // off at the last fault
-	faults int   // in a row at mark: without a byte more
+	breaks retry.Breaks
 }
 
 func (b *blobReader) explain(err error) error {
@@ -273,6 +272,9 @@ func (b *blobReader) Read(p []byte) (int, error) {
 		}
 		n, err := b.body.Read(p)
 		b.off += int64(n)
+		if n > 0 {
+			b.breaks.Moved()
+		}
 		if b.desc.Size > 0 && b.off > b.desc.Size {
 			b.err = b.explain(fmt.Errorf("the registry sent more than its %d bytes", b.desc.Size))
 			break
@@ -297,11 +299,7 @@ func (b *blobReader) end(err error) {
 	err = short(err)
 	b.body.Close()
 	b.body = nil
-	if b.off > b.mark {
-		b.mark, b.faults = b.off, 0
-	}
-	b.faults++
-	if again, _ := b.c.policy.Again(b.faults, err); !again || b.ctx.Err() != nil {
+	if b.ctx.Err() != nil || !b.breaks.Again(b.c.policy, err) {
 		b.err = b.explain(err)
 		return
 	}

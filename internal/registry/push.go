@@ -53,7 +53,7 @@ func (c *Client) putBlob(ctx context.Context, r Ref, desc ocispec.Descriptor, op
 	defer done()
 	var session *url.URL
 	if from != "" {
-		if session, err = c.startUpload(ctx, h, r, desc.Digest, from); err != nil {
+		if session, err = c.startUpload(ctx, c.do, h, r, desc.Digest, from); err != nil {
 			return err
 		}
 	} else if ok, err := c.hasBlob(ctx, h, r, desc, pushScope(r.Repo)); ok || err != nil {
@@ -67,7 +67,7 @@ func (c *Client) putBlob(ctx context.Context, r Ref, desc ocispec.Descriptor, op
 		session = nil // a session that failed is not used again
 		if at == nil {
 			var err error
-			if at, err = c.startUpload(ctx, h, r, desc.Digest, ""); err != nil {
+			if at, err = c.startUpload(ctx, c.once, h, r, desc.Digest, ""); err != nil {
 				return err
 			}
 		}
@@ -80,10 +80,13 @@ func (c *Client) putBlob(ctx context.Context, r Ref, desc ocispec.Descriptor, op
 	return nil
 }
 
+type sender func(context.Context, *host, request) (*http.Response, error)
+
 // startUpload opens an upload session and returns its location, nil when the
 // blob was linked from another repository instead. A registry that will not
-// let us see that repository is asked again without it.
-func (c *Client) startUpload(ctx context.Context, h *host, r Ref, d digest.Digest, from string) (*url.URL, error) {
+// let us see that repository is asked again without it. send is do, or once
+// where the caller tries again.
+func (c *Client) startUpload(ctx context.Context, send sender, h *host, r Ref, d digest.Digest, from string) (*url.URL, error) {
 	req := request{
 		method: http.MethodPost,
 		path:   r.Repo + "/blobs/uploads/",
@@ -95,9 +98,9 @@ func (c *Client) startUpload(ctx context.Context, h *host, r Ref, d digest.Diges
 		req.scopes = append(req.scopes, pullScope(from))
 		req.ok = append(req.ok, http.StatusCreated)
 	}
-	resp, err := c.do(ctx, h, req)
+	resp, err := send(ctx, h, req)
 	if from != "" && errors.Is(err, ErrDenied) {
-		return c.startUpload(ctx, h, r, d, "")
+		return c.startUpload(ctx, send, h, r, d, "")
 	}
 	if err != nil {
 		return nil, err

@@ -106,6 +106,30 @@ func (p Policy) Again(n int, err error) (again bool, after time.Duration) {
 	return again && n < most && !tooLong, after
 }
 
+// Breaks counts how often a transfer that is taken up where it stopped has
+// broken off. The zero value is ready for use.
+type Breaks struct {
+	inRow  int // without a byte between them
+	stalls int // in all: one that creeps from stall to stall is of no use
+}
+
+// Moved notes that bytes came.
+func (b *Breaks) Moved() { b.inRow = 0 }
+
+// Again counts a break and reports whether to go on after it.
+func (b *Breaks) Again(p Policy, err error) bool {
+	b.inRow++
+	n := b.inRow
+	if errors.Is(err, ErrStalled) {
+		b.stalls++
+		if p.Stalls > 0 {
+			n = b.stalls
+		}
+	}
+	again, _ := p.Again(n, err)
+	return again
+}
+
 // Interrupted returns the cause of ctx's end, with the fault that came before
 // it, or that it led to.
 func Interrupted(ctx context.Context, fault error) error {

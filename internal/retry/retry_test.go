@@ -63,6 +63,36 @@ func TestDoEndsWithContext(t *testing.T) {
 	})
 }
 
+func TestBreaks(t *testing.T) {
+	p := retry.Policy{Stalls: 3}
+	var b retry.Breaks
+	for n := range 20 { // each with some bytes between
+		if b.Moved(); !b.Again(p, io.ErrUnexpectedEOF) {
+			t.Errorf("break %d of a transfer that moves is the last", n)
+		}
+	}
+	stalls := 1
+	for ; b.Again(p, retry.ErrStalled); stalls++ {
+		b.Moved()
+	}
+	if stalls != 3 {
+		t.Errorf("%d stalls", stalls)
+	}
+	b, stalls = retry.Breaks{}, 1
+	for ; stalls < 100 && b.Again(retry.Policy{}, retry.ErrStalled); stalls++ {
+		b.Moved()
+	}
+	if stalls != 100 {
+		t.Errorf("%d stalls without a limit for them", stalls)
+	}
+	b, n := retry.Breaks{}, 1
+	for ; b.Again(p, io.ErrUnexpectedEOF); n++ {
+	}
+	if n != 5 {
+		t.Errorf("%d breaks without a byte", n)
+	}
+}
+
 func TestRecent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cause := errors.New("not done within 5s")

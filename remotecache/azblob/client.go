@@ -154,7 +154,9 @@ func (b *Backend) options() policy.ClientOptions {
 		PerCallPolicies:  []policy.Policy{policyFunc(beginOperation)},
 		PerRetryPolicies: []policy.Policy{policyFunc(b.try)},
 		Retry: policy.RetryOptions{
-			MaxRetries: again, RetryDelay: b.cfg.Backoff, MaxRetryDelay: time.Minute,
+			// The pauses are 1, 3, 7, 15 times as long; retry.Policy's are 1, 2, 4,
+			// 8 times the Backoff.
+			MaxRetries: again, RetryDelay: b.cfg.Backoff / 2, MaxRetryDelay: time.Minute,
 			ShouldRetry: func(resp *http.Response, err error) bool {
 				if err != nil {
 					passing, _ := retry.Passing(err)

@@ -54,6 +54,9 @@ func (b *Backend) explain(u use, err error) error {
 		a := answerOf(re)
 		_, making := errors.AsType[*creating](err)
 		a.means = meaning(u, a)
+		if a.status == http.StatusForbidden && b.expired(a) {
+			a.means = nil // nothing may be done with it
+		}
 		return hint.With(a, b.advice(u, a, making))
 	}
 	if _, ok := errors.AsType[interface {
@@ -189,7 +192,7 @@ func (b *Backend) advice(u use, a *answer, making bool) string {
 		return "wait until the container is deleted, or choose another one with container=…"
 	case a.is("KeyBasedAuthenticationNotPermitted"):
 		return "the account takes no keys: leave out secret_access_key, and " + role(u)
-	case a.stranger():
+	case a.stranger(), a.status == http.StatusForbidden && b.expired(a):
 		return b.credentialAdvice(a)
 	case a.status == http.StatusForbidden && making:
 		return fmt.Sprintf("create the container %s, or %s on the account", b.cfg.Container, role(u))
@@ -201,14 +204,13 @@ func (b *Backend) advice(u use, a *answer, making bool) string {
 
 // credentialAdvice is about a credential that the service does not know.
 func (b *Backend) credentialAdvice(a *answer) string {
-	now := time.Now().Add(-a.ahead)
-	sas := b.auth.sas
+	now, sas := a.now(), b.auth.sas
 	switch {
 	case a.ahead > skew:
 		return fmt.Sprintf("set this machine's clock: it is %s ahead of the service's", a.ahead)
 	case a.ahead < -skew:
 		return fmt.Sprintf("set this machine's clock: it is %s behind the service's", -a.ahead)
-	case b.auth.kind == bySAS && sasTime(sas.Get("se")).Before(now):
+	case b.expired(a):
 		return fmt.Sprintf("make a new SAS: that of account_url ended at %s", oneLine(sas.Get("se"), 40))
 	case b.auth.kind == bySAS && sasTime(sas.Get("st")).After(now):
 		return fmt.Sprintf("wait, or make a new SAS: that of account_url begins at %s", oneLine(sas.Get("st"), 40))
@@ -218,6 +220,14 @@ func (b *Backend) credentialAdvice(a *answer) string {
 		return fmt.Sprintf("check secret_access_key, and that it is a key of the account %s", b.auth.account)
 	}
 	return "check that the identity is of the tenant of the account " + b.auth.account
+}
+
+// now is the service's time.
+func (a *answer) now() time.Time { return time.Now().Add(-a.ahead) }
+
+// expired reports whether the SAS was at its end when the service refused it.
+func (b *Backend) expired(a *answer) bool {
+	return b.auth.kind == bySAS && sasTime(b.auth.sas.Get("se")).Before(a.now())
 }
 
 // sasTime reads a time of a SAS; far in the future when it is none.

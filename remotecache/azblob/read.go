@@ -158,7 +158,7 @@ type body struct {
 	from io.ReadCloser
 
 	off, end int64 // of what is still to be read; end is -1 when nobody knows
-	tries    int   // in a row without a byte
+	breaks   retry.Breaks
 	err      error // sticky
 }
 
@@ -174,7 +174,7 @@ func (r *body) Read(p []byte) (int, error) {
 		n, err := r.from.Read(p)
 		r.off += int64(n)
 		if n > 0 || err == nil {
-			r.tries = 0
+			r.breaks.Moved()
 			return n, nil // the error will come again
 		}
 		if err == io.EOF && r.end < 0 {
@@ -191,9 +191,7 @@ func (r *body) Read(p []byte) (int, error) {
 
 // resume returns err, or nil when reading can go on in spite of it.
 func (r *body) resume(err error) error {
-	r.tries++
-	again, _ := r.b.policy.Again(r.tries, err)
-	if r.ctx.Err() != nil || !again {
+	if r.ctx.Err() != nil || !r.breaks.Again(r.b.policy, err) {
 		return err
 	}
 	first := true

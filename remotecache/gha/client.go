@@ -53,15 +53,10 @@ func (c *client) send(ctx context.Context, r request) (*http.Response, error) {
 		g = &gate{} // of this request alone
 	}
 	begin, pause := time.Now(), time.Second
-	var refusal *answerError
 	for {
 		resp, err := c.attempts(ctx, r, g)
-		if ctx.Err() != nil && err != nil && refusal != nil {
-			return nil, retry.Interrupted(ctx, refusal)
-		}
-		var ok bool
-		refusal, ok = errors.AsType[*answerError](err)
-		if !ok || refusal.status != http.StatusTooManyRequests {
+		refusal, ok := errors.AsType[*answerError](err)
+		if !ok || refusal.status != http.StatusTooManyRequests || ctx.Err() != nil {
 			if err == nil {
 				g.passed()
 			}
@@ -72,7 +67,7 @@ func (c *client) send(ctx context.Context, r request) (*http.Response, error) {
 			wait = pause/2 + rand.N(pause/2)
 			pause = min(2*pause, maxPause)
 		}
-		since := g.refused()
+		since := g.refused(err)
 		if time.Since(begin)+wait > c.timeout || time.Since(since)+wait > c.drought {
 			return nil, hint.With(fmt.Errorf("after %s: %w", time.Since(since).Round(time.Second), err),
 				"the repository uses its cache too often for GitHub's limits: export with mode=min, or from fewer jobs at once")

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/mayfly-build/mayfly/internal/retry"
 )
 
 // A Limiter makes callers wait for their turn, from several goroutines at
@@ -48,12 +50,14 @@ type gate struct {
 	mu    sync.Mutex
 	until time.Time
 	dry   time.Time // since when none has passed; zero while they do
+	why   error     // the last refusal
 }
 
 // refused notes a refusal and returns since when there are only refusals.
-func (g *gate) refused() time.Time {
+func (g *gate) refused(err error) time.Time {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.why = err
 	if g.dry.IsZero() {
 		g.dry = time.Now()
 	}
@@ -70,13 +74,13 @@ func (g *gate) passed() {
 func (g *gate) wait(ctx context.Context) error {
 	for {
 		g.mu.Lock()
-		d := time.Until(g.until)
+		d, why := time.Until(g.until), g.why
 		g.mu.Unlock()
 		if d <= 0 {
 			return nil
 		}
-		if err := sleep(ctx, d); err != nil {
-			return err
+		if sleep(ctx, d) != nil {
+			return retry.Interrupted(ctx, why)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/mayfly-build/mayfly/internal/retry"
 	"github.com/mayfly-build/mayfly/remotecache"
 )
 
@@ -83,7 +84,8 @@ type ranged struct {
 	end  int64 // of the range; -1: the entry's
 	body io.ReadCloser
 
-	breaks int // in a row without a byte
+	breaks retry.Breaks
+	tries  int // in a row without a byte, for the pauses between them
 }
 
 // A URL may have expired, and the next one, too, when we wait for long.
@@ -175,7 +177,8 @@ func (r *ranged) Read(p []byte) (int, error) {
 		n, err := r.body.Read(p)
 		r.at += int64(n)
 		if n > 0 {
-			r.breaks = 0
+			r.breaks.Moved()
+			r.tries = 0
 		}
 		if err == io.EOF && r.end >= 0 && r.at < r.end {
 			err = fmt.Errorf("download: the entry ends at byte %d of %d: %w", r.at, r.end, io.ErrUnexpectedEOF)
@@ -194,14 +197,14 @@ func (r *ranged) Read(p []byte) (int, error) {
 
 // reopen takes up a range after err, or returns it when that makes no sense.
 func (r *ranged) reopen(err error) error {
-	r.breaks++
-	if again, _ := r.b.cfg.Retry.Again(r.breaks, err); !again || r.ctx.Err() != nil {
+	r.tries++
+	if r.ctx.Err() != nil || !r.breaks.Again(r.b.cfg.Retry, err) {
 		if cause := context.Cause(r.ctx); cause != nil && !errors.Is(err, cause) {
 			err = cause
 		}
 		return err
 	}
-	if err := sleep(r.ctx, firstLook<<r.breaks); err != nil {
+	if err := sleep(r.ctx, firstLook<<r.tries); err != nil {
 		return err
 	}
 	r.body.Close()

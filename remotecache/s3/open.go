@@ -12,6 +12,7 @@ import (
 	sdk "github.com/aws/aws-sdk-go-v2/service/s3"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/mayfly-build/mayfly/internal/retry"
 	"github.com/mayfly-build/mayfly/remotecache"
 )
 
@@ -42,7 +43,8 @@ type rangeReader struct {
 	blob    ocispec.Descriptor
 	at, end int64
 	body    io.ReadCloser
-	faults  int // without a byte between them
+	breaks  retry.Breaks
+	faults  int // without a byte between them, for the pauses
 }
 
 func (r *rangeReader) fail(err error) error {
@@ -106,6 +108,7 @@ func (r *rangeReader) Read(p []byte) (int, error) {
 		r.at += int64(n)
 		if n > 0 {
 			r.faults = 0
+			r.breaks.Moved()
 			return n, nil // an error comes again, or is of no interest
 		}
 		if err == io.EOF {
@@ -122,7 +125,7 @@ func (r *rangeReader) Read(p []byte) (int, error) {
 // resume opens the rest of the range after a fault, once a while has passed.
 func (r *rangeReader) resume(fault error) error {
 	r.faults++
-	if again, _ := r.b.policy.Again(r.faults, fault); !again || r.ctx.Err() != nil {
+	if r.ctx.Err() != nil || !r.breaks.Again(r.b.policy, fault) {
 		return r.fail(fault)
 	}
 	r.body.Close()
