@@ -198,7 +198,7 @@ func (x *cell) build(ctx context.Context, env []string, flags ...string) (*fault
 	err = cmd.Run()
 	r := &faultResult{took: time.Since(began), exit: cmd.ProcessState.ExitCode(), digest: strings.TrimSpace(stdout.String())}
 	if ee, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok || ctx.Err() != nil {
-		return nil, fmt.Errorf("mayfly %s: %w, %v after %s", strings.Join(args, " "), err, ee, r.took)
+		return nil, fmt.Errorf("mayfly %s: %w, %w after %s", strings.Join(args, " "), err, ee, r.took)
 	}
 	data, err := os.ReadFile(meta)
 	if err != nil && r.exit == 0 {
