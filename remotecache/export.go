@@ -66,7 +66,8 @@ var ErrEmpty = errors.New("no layers to store")
 
 const (
 	// hopeless is how many blobs in a row may fail before the others are not
-	// tried any more: each has been tried as often as its backend likes.
+	// tried any more: each has been tried as often as its backend likes. Of
+	// those that met silence, one.
 	hopeless = 4
 
 	// saves is how often an Index is merged and saved anew because another job

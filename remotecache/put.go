@@ -133,6 +133,9 @@ func (x *Exporter) put(ctx context.Context, blob ocispec.Descriptor, blobs Sourc
 		case errors.Is(p.err, errSource), errors.Is(p.err, errGivenUp), ctx.Err() != nil:
 		default:
 			x.inRow++
+			if errors.Is(p.err, retry.ErrStalled) { // for as long as it takes to notice, several times
+				x.inRow = hopeless
+			}
 			x.last = p.err
 		}
 	}
