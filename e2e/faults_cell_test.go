@@ -55,6 +55,26 @@ type cell struct {
 
 	repository *services.GHARepository // of gha: what place is in
 	secrets    []string                // besides the world's
+	ends       []func()                // of what was started for the cell alone
+}
+
+// alone gives an export to act's server a server of its own: what one
+// repository has stored there, all have.
+func (x *cell) alone(ctx context.Context) error {
+	f := &faulty{kind: x.kind}
+	var err error
+	if f.cache, err = services.StartCache(ctx, x.kind, services.CacheConfig{Via: f.note}); err != nil {
+		return err
+	}
+	x.ends = append(x.ends, func() { _ = f.cache.Close() })
+	x.faulty, x.place = f, f.cache.Place("alone")
+	return nil
+}
+
+func (x *cell) close() {
+	for _, end := range slices.Backward(x.ends) {
+		end()
+	}
 }
 
 // A faultWorld is what all cells share.
@@ -105,12 +125,17 @@ func hostOf(u string) string {
 
 // run builds once with the fault.
 func (x *cell) run(ctx context.Context) (*faultResult, error) {
+	if x.kind == "gha-v1" && x.phase == "export" {
+		if err := x.alone(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if x.fault.setup != nil {
 		end, err := x.fault.setup(ctx, x)
 		if err != nil {
 			return nil, err
 		}
-		defer end()
+		x.ends = append(x.ends, end)
 	}
 	addr := ""
 	if len(x.servers) > 0 {

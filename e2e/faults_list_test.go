@@ -135,7 +135,7 @@ func refused() []fault {
 // patient are faults for ever that meet a cache without timeout=: what it costs
 // to find out.
 func patient() []fault {
-	const most = 2 * time.Minute
+	const most = 2*time.Minute + 10*time.Second // blobs, and then the index
 	return []fault{
 		{name: "nothing is answered, no timeout=", export: "failed", imports: "failed", most: most,
 			toxics: []toxic{{"timeout", "downstream", map[string]int64{"timeout": 0}}}},

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
@@ -139,7 +138,6 @@ const passing = 3
 
 // ServeHTTP has the fault answer, or a server.
 func (p *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	fmt.Println(time.Now().Format("15:04:05.000"), r.Method, r.URL.Path, p.applies(r))
 	if p.fault.on != nil && p.applies(r) && p.fault.on(p.hits.Add(1), w, r) {
 		return
 	}

@@ -3,79 +3,115 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-
-	"github.com/mayfly-build/mayfly/e2e/services"
+	"time"
 )
+
+// faultKinds are the columns of the table.
+var faultKinds = []string{"gha", "gha-v1", "s3", "azblob", "registry", "local"}
 
 // A faultTable is what TestCacheFaults found.
 type faultTable struct {
-	mu     sync.Mutex
-	order  []string                     // of faults
-	phases map[string]map[string]string // by fault and phase, then kind: the cell's text
-	says   map[string]string            // by fault and phase: what one of the kinds said
+	mu    sync.Mutex
+	cells map[string]string      // by phase, fault and kind
+	words map[string][]faultWord // by phase and fault
 }
+
+// A faultWord is what was said of a cache that did not end well.
+type faultWord struct{ kind, text string }
+
+func key(phase, fault string) string { return phase + " " + fault }
 
 func (tb *faultTable) add(x *cell, r *faultResult) {
-	if r == nil {
-		return
-	}
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
-	if tb.phases == nil {
-		tb.phases, tb.says = map[string]map[string]string{}, map[string]string{}
+	if tb.cells == nil {
+		tb.cells, tb.words = map[string]string{}, map[string][]faultWord{}
 	}
-	if !slices.Contains(tb.order, x.fault.name) {
-		tb.order = append(tb.order, x.fault.name)
+	at := key(x.phase, x.fault.name)
+	if r == nil {
+		tb.cells[at+x.kind] = "**no result**"
+		return
 	}
-	key := x.phase + " " + x.fault.name
-	if tb.phases[key] == nil {
-		tb.phases[key] = map[string]string{}
+	text := r.outcome
+	if lost := x.lost(r).Round(time.Second); lost >= time.Second {
+		text += ", " + lost.String()
 	}
-	tb.phases[key][x.kind] = fmt.Sprintf("%s, exit %d, %+.1f s", r.outcome, r.exit, x.lost(r).Seconds())
-	if text := tableText(r.reason); text != "" && (tb.says[key] == "" || text < tb.says[key]) {
-		tb.says[key] = text
+	if r.outcome != x.want() {
+		text = "**" + text + "**"
+	}
+	tb.cells[at+x.kind] = text
+	if r.outcome != "ok" {
+		words := plainWords(x, r.reason)
+		if r.hint != "" {
+			words += "; hint: " + plainWords(x, r.hint)
+		}
+		tb.words[at] = append(tb.words[at], faultWord{x.kind, words})
 	}
 }
 
-// tableText makes a reason fit a table.
-func tableText(s string) string {
-	s = strings.Join(strings.Fields(s), " ")
-	s = strings.NewReplacer("|", "/", "<", "", ">", "", "`", "'").Replace(s)
-	if r := []rune(s); len(r) > 140 {
-		s = string(r[:139]) + "…"
-	}
-	return s
+var (
+	digests   = regexp.MustCompile(`sha256:[0-9a-f]{60,64}`)
+	addresses = regexp.MustCompile(`127\.0\.0\.1:\d+`)
+	ids       = regexp.MustCompile(` \(request [^)]*\)`)
+	times     = regexp.MustCompile(`20\d\d-\d\d-\d\dT[0-9:]+Z`)
+)
+
+// plainWords takes out of a text what is another in every run.
+func plainWords(x *cell, text string) string {
+	text = digests.ReplaceAllString(text, "sha256:…")
+	text = addresses.ReplaceAllString(text, "HOST")
+	text = ids.ReplaceAllString(text, "")
+	text = times.ReplaceAllString(text, "TIME")
+	text = strings.ReplaceAll(text, x.slug(), "NAME")
+	text = strings.ReplaceAll(text, x.w.dir, "")
+	return strings.ReplaceAll(strings.ReplaceAll(text, "|", "\\|"), "\n", " ")
 }
 
-// write writes the table to the file that $CACHE_FAULTS_TABLE names.
 func (tb *faultTable) write(t *testing.T) {
-	kinds := slices.DeleteFunc(slices.Clone(services.CacheKinds), func(k string) bool { return k == "registry-v3" })
-	var b strings.Builder
-	b.WriteString("# What broken caches do\n\n" +
-		"`make faults` builds and pushes an image with a cache behind a proxy that makes faults, once with each fault on each kind of\n" +
-		"service: how the cache's export or import ended, the exit code of the build, and how much longer the build took than without\n" +
-		"the fault. In every cell the image is the one that is built without a cache, the push did not wait for the cache, no\n" +
-		"credential is in what was printed or written, and an export without the fault afterwards repairs the cache. `timeout=5s` is\n" +
-		"the attribute; where it is not said, the defaults decide.\n")
+	file := os.Getenv("CACHE_FAULTS_TABLE")
+	if file == "" {
+		return
+	}
+	var out strings.Builder
+	out.WriteString("# What caches do when something is wrong\n\n" +
+		"`make faults` builds a Dockerfile of two stages with `--push` and a cache that has a fault: beside the push it exports to an\n" +
+		"empty place, or on an empty machine it imports what was stored there before. Real services, with toxiproxy and an HTTP proxy\n" +
+		"before them: a GitHub cache service over azurite (v2), act's (v1), versitygw, azurite, docker-registry 2.8, a directory.\n\n" +
+		"In every cell the build ends with exit code 0, the image that is pushed is that of a build without a cache, to the byte, and no\n" +
+		"output or metadata file has a key, token or signature. Where the cache is slow the push ends before its export. Once a fault is\n" +
+		"over, the next export repairs what it left, and the import after that finds all steps. The time is what the fault cost.\n")
 	for _, phase := range []string{"export", "import"} {
-		fmt.Fprintf(&b, "\n## %s\n\n| fault | %s | what it said, such as |\n|---|%s---|\n", phase, strings.Join(kinds, " | "), strings.Repeat("---|", len(kinds)))
-		for _, name := range tb.order {
-			cells := tb.phases[phase+" "+name]
-			if cells == nil || name == "none" {
-				continue
+		fmt.Fprintf(&out, "\n## %ss\n\n| | %s |\n|---|%s\n", strings.ToUpper(phase[:1])+phase[1:], strings.Join(faultKinds, " | "), strings.Repeat("---|", len(faultKinds)))
+		for _, f := range faults() {
+			row, some := "| "+f.name+" |", false
+			for _, kind := range faultKinds {
+				cell := tb.cells[key(phase, f.name)+kind]
+				some = some || cell != ""
+				row += " " + cell + " |"
 			}
-			fmt.Fprintf(&b, "| %s |", name)
-			for _, k := range kinds {
-				fmt.Fprintf(&b, " %s |", cells[k])
+			if some {
+				out.WriteString(row + "\n")
 			}
-			fmt.Fprintf(&b, " %s |\n", tb.says[phase+" "+name])
 		}
 	}
-	if err := os.WriteFile(os.Getenv("CACHE_FAULTS_TABLE"), []byte(b.String()), 0o644); err != nil {
+	out.WriteString("\n## What is said\n\nThe reason in log and metadata file, of one store for each outcome.\n\n| | | |\n|---|---|---|\n")
+	for _, phase := range []string{"export", "import"} {
+		for _, f := range faults() {
+			words := tb.words[key(phase, f.name)]
+			slices.SortFunc(words, func(a, b faultWord) int {
+				return slices.Index(faultKinds, a.kind) - slices.Index(faultKinds, b.kind)
+			})
+			if len(words) > 0 {
+				fmt.Fprintf(&out, "| %s, %s | %s | %s |\n", phase, f.name, words[0].kind, words[0].text)
+			}
+		}
+	}
+	if err := os.WriteFile(file, []byte(out.String()), 0o644); err != nil {
 		t.Error(err)
 	}
 }
