@@ -1,6 +1,7 @@
 package git_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"io/fs"
@@ -42,10 +43,7 @@ func TestCredentials(t *testing.T) {
 		{"wrong in the URL", strings.Replace(r.url, "http://", "http://ann:wr0ng-token-x@", 1), nil, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			srv.auth = tt.want
-			if tt.want == "" {
-				srv.auth = basic
-			}
+			srv.want(cmp.Or(tt.want, basic))
 			dir := t.TempDir()
 			s := git.New(git.Config{Dir: dir, Env: git.Environ(os.LookupEnv), Secret: func(_ context.Context, id string) ([]byte, error) {
 				v, ok := tt.secrets[id]

@@ -16,11 +16,11 @@ import (
 // git's own http-backend.
 type server struct {
 	*httptest.Server
-	t    *testing.T
-	dir  string
-	auth string // the Authorization header that is wanted; "" for none
+	t   *testing.T
+	dir string
 
 	mu       sync.Mutex
+	auth     string // the Authorization header that is wanted; "" for none
 	requests []string
 }
 
@@ -53,6 +53,13 @@ func newServer(t *testing.T) *server {
 	}))
 	t.Cleanup(s.Close)
 	return s
+}
+
+// want makes the server refuse requests without the Authorization header.
+func (s *server) want(auth string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.auth = auth
 }
 
 // A repo is a repository on the server, with a work tree to commit in.
