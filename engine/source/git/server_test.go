@@ -62,6 +62,15 @@ func (s *server) want(auth string) {
 	s.auth = auth
 }
 
+// taken returns the requests since it was called last.
+func (s *server) taken() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	taken := s.requests
+	s.requests = nil
+	return taken
+}
+
 // A repo is a repository on the server, with a work tree to commit in.
 type repo struct {
 	t         *testing.T
