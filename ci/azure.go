@@ -11,7 +11,8 @@ func azure(e env) Info {
 	i := Info{
 		Provider: AzurePipelines, SHA: e("BUILD_SOURCEVERSION"), Ref: e("BUILD_SOURCEBRANCH"),
 		RunID: e("BUILD_BUILDID"), Attempt: e("SYSTEM_JOBATTEMPT"),
-		Job: e.first("SYSTEM_JOBDISPLAYNAME", "SYSTEM_JOBNAME", "AGENT_JOBNAME"), Trusted: true,
+		Pipeline: e("BUILD_DEFINITIONNAME"),
+		Job:      e.first("SYSTEM_JOBDISPLAYNAME", "SYSTEM_JOBNAME", "AGENT_JOBNAME"), JobID: e("SYSTEM_JOBID"), Worker: e("AGENT_NAME"), Trusted: true,
 	}
 	i.ServerURL, i.Repository = repositoryOf(e("BUILD_REPOSITORY_URI"))
 	if i.Repository == "" {
@@ -20,6 +21,9 @@ func azure(e env) Info {
 	collection := strings.TrimSuffix(e.first("SYSTEM_COLLECTIONURI", "SYSTEM_TEAMFOUNDATIONCOLLECTIONURI"), "/")
 	if project := e("SYSTEM_TEAMPROJECT"); collection != "" && project != "" && i.RunID != "" {
 		i.RunURL = collection + "/" + url.PathEscape(project) + "/_build/results?buildId=" + url.QueryEscape(i.RunID)
+		if i.JobID != "" {
+			i.JobURL = i.RunURL + "&view=logs&j=" + url.QueryEscape(i.JobID)
+		}
 	}
 	if !strings.HasPrefix(i.Ref, "refs/") { // a build queued by a branch's name
 		i.Ref = branchRef(i.Ref)

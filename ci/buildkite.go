@@ -5,10 +5,14 @@ package ci
 func buildkite(e env) Info {
 	i := Info{
 		Provider: Buildkite, DefaultBranch: e("BUILDKITE_PIPELINE_DEFAULT_BRANCH"), SHA: e("BUILDKITE_COMMIT"),
-		RunID: e("BUILDKITE_BUILD_NUMBER"), RunURL: e("BUILDKITE_BUILD_URL"), Job: e.first("BUILDKITE_STEP_KEY", "BUILDKITE_LABEL"),
+		RunID: e("BUILDKITE_BUILD_NUMBER"), RunURL: e("BUILDKITE_BUILD_URL"), Pipeline: e("BUILDKITE_PIPELINE_SLUG"),
+		Job: e.first("BUILDKITE_STEP_KEY", "BUILDKITE_LABEL"), JobID: e("BUILDKITE_JOB_ID"), Worker: e("BUILDKITE_AGENT_NAME"),
 		Trusted: true,
 	}
 	i.ServerURL, i.Repository = repositoryOf(e("BUILDKITE_REPO"))
+	if i.RunURL != "" && i.JobID != "" {
+		i.JobURL = i.RunURL + "#" + i.JobID
+	}
 	if i.SHA == "HEAD" { // not resolved yet
 		i.SHA = ""
 	}

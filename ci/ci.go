@@ -1,7 +1,9 @@
 // Package ci tells which CI job this is, from the variables that CI services
 // document.
 //
-//	cmd/mayfly, action ──environment──▶ Detect ──Info──▶ remotecache/scope (whose cache), metadata, traces
+//	cmd/mayfly, action ──environment──▶ Detect ──Info──▶ remotecache/scope (whose cache), traces
+//	                                              ├─Labels──▶ the image's config
+//	                                              └─BuilderID──▶ provenance
 //
 // In: the environment as a function, and how to read the file that GitHub
 // describes an event in. Out: facts. The package asks nobody and keeps
@@ -48,10 +50,14 @@ type Info struct {
 	PullRequest   int    // its number; 0 for none, or where it has none
 	SHA           string // commit
 
-	RunID   string // of the workflow, pipeline or build
-	Attempt string // "1", "2", … where it can be run again
-	RunURL  string // a page about it
-	Job     string // name within it
+	Pipeline string // name of the workflow or pipeline; the same in each run
+	RunID    string // of this run of it
+	Attempt  string // "1", "2", … where it can be run again
+	RunURL   string // a page about it, or about the job where there is no other
+	Job      string // name within it
+	JobID    string // of this run of the job
+	JobURL   string // a page about it
+	Worker   string // name of the runner, agent or node
 
 	// Trusted says that what is built comes from people who may write to the
 	// repository. It is set outside of CI too. When it is unset, Why says in

@@ -11,7 +11,8 @@ import (
 func circleci(e env) Info {
 	i := Info{
 		Provider: CircleCI, SHA: e("CIRCLE_SHA1"),
-		RunID: e.first("CIRCLE_WORKFLOW_ID", "CIRCLE_BUILD_NUM"), RunURL: e("CIRCLE_BUILD_URL"), Job: e("CIRCLE_JOB"), Trusted: true,
+		RunID: e.first("CIRCLE_WORKFLOW_ID", "CIRCLE_BUILD_NUM"), RunURL: e("CIRCLE_BUILD_URL"),
+		Job: e("CIRCLE_JOB"), JobID: e("CIRCLE_BUILD_NUM"), JobURL: e("CIRCLE_BUILD_URL"), Trusted: true,
 	}
 	i.ServerURL, i.Repository = repositoryOf(e("CIRCLE_REPOSITORY_URL"))
 	if owner, name := e("CIRCLE_PROJECT_USERNAME"), e("CIRCLE_PROJECT_REPONAME"); i.Repository == "" && owner != "" && name != "" {

@@ -63,7 +63,8 @@ func github(e env, readFile func(string) ([]byte, error)) Info {
 	i := Info{
 		Provider: GitHubActions, ServerURL: strings.TrimSuffix(e("GITHUB_SERVER_URL"), "/"), Repository: e("GITHUB_REPOSITORY"),
 		Ref: e("GITHUB_REF"), HeadRef: e("GITHUB_HEAD_REF"), BaseRef: e("GITHUB_BASE_REF"), SHA: e("GITHUB_SHA"),
-		RunID: e("GITHUB_RUN_ID"), Attempt: e("GITHUB_RUN_ATTEMPT"), Job: e("GITHUB_JOB"), Trusted: true,
+		RunID: e("GITHUB_RUN_ID"), Attempt: e("GITHUB_RUN_ATTEMPT"), Job: e("GITHUB_JOB"),
+		Pipeline: e("GITHUB_WORKFLOW"), Worker: e("RUNNER_NAME"), Trusted: true,
 	}
 	if i.ServerURL != "" && i.Repository != "" && i.RunID != "" {
 		i.RunURL = i.ServerURL + "/" + i.Repository + "/actions/runs/" + i.RunID

@@ -8,7 +8,8 @@ func gitlab(e env) Info {
 	i := Info{
 		Provider: GitLab, ServerURL: strings.TrimSuffix(e("CI_SERVER_URL"), "/"), Repository: e("CI_PROJECT_PATH"),
 		DefaultBranch: e("CI_DEFAULT_BRANCH"), SHA: e("CI_COMMIT_SHA"),
-		RunID: e("CI_PIPELINE_ID"), RunURL: e.first("CI_JOB_URL", "CI_PIPELINE_URL"), Job: e("CI_JOB_NAME"), Trusted: true,
+		RunID: e("CI_PIPELINE_ID"), RunURL: e.first("CI_PIPELINE_URL", "CI_JOB_URL"), Pipeline: e("CI_PIPELINE_NAME"),
+		Job: e("CI_JOB_NAME"), JobID: e("CI_JOB_ID"), JobURL: e("CI_JOB_URL"), Worker: e.first("CI_RUNNER_DESCRIPTION", "CI_RUNNER_ID"), Trusted: true,
 	}
 	tag := e("CI_COMMIT_TAG")
 	iid, external := e("CI_MERGE_REQUEST_IID"), e("CI_EXTERNAL_PULL_REQUEST_IID")

@@ -7,7 +7,8 @@ import "strings"
 func jenkins(e env) Info {
 	i := Info{
 		Provider: Jenkins, SHA: e("GIT_COMMIT"),
-		RunID: e.first("BUILD_NUMBER", "BUILD_ID"), RunURL: e("BUILD_URL"), Job: e("JOB_NAME"), Trusted: true,
+		RunID: e.first("BUILD_NUMBER", "BUILD_ID"), RunURL: e("BUILD_URL"),
+		Pipeline: e("JOB_NAME"), Job: e.first("STAGE_NAME", "JOB_NAME"), JobID: e("BUILD_TAG"), Worker: e("NODE_NAME"), Trusted: true,
 	}
 	i.ServerURL, i.Repository = repositoryOf(e.first("GIT_URL", "GIT_URL_1"))
 	branch := e("BRANCH_NAME")

@@ -1,7 +1,10 @@
 package tracing
 
 import (
+	"net/url"
+	"path"
 	"strconv"
+	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -14,32 +17,84 @@ import (
 // are those of OpenTelemetry's semantic conventions; what is not known is left
 // out.
 func Resource(version string, job ci.Info) *resource.Resource {
-	attrs := []attribute.KeyValue{semconv.ServiceName("mayfly")}
-	add := func(value string, attr func(string) attribute.KeyValue) {
-		if value != "" {
-			attrs = append(attrs, attr(value))
-		}
+	r := attributes{semconv.ServiceName("mayfly")}
+	r.add(version, semconv.ServiceVersion)
+	r.job(job)
+	r.repository(job)
+	r.change(job)
+	return resource.NewWithAttributes(semconv.SchemaURL, r...)
+}
+
+type attributes []attribute.KeyValue
+
+// add adds an attribute whose value is known.
+func (r *attributes) add(value string, attr func(string) attribute.KeyValue) {
+	if value != "" {
+		*r = append(*r, attr(value))
 	}
-	add(version, semconv.ServiceVersion)
-	add(job.RunID, semconv.CICDPipelineRunID)
-	add(job.RunURL, semconv.CICDPipelineRunURLFull)
-	add(job.Job, semconv.CICDPipelineTaskName)
-	if job.ServerURL != "" && job.Repository != "" {
-		add(job.ServerURL+"/"+job.Repository, semconv.VCSRepositoryURLFull)
+}
+
+func (r *attributes) job(job ci.Info) {
+	r.add(job.Pipeline, semconv.CICDPipelineName)
+	r.add(job.RunID, semconv.CICDPipelineRunID)
+	r.add(job.RunURL, semconv.CICDPipelineRunURLFull)
+	r.add(job.Job, semconv.CICDPipelineTaskName)
+	r.add(job.JobID, semconv.CICDPipelineTaskRunID)
+	r.add(job.JobURL, semconv.CICDPipelineTaskRunURLFull)
+	r.add(job.Worker, semconv.CICDWorkerName)
+	if job.Provider != ci.None {
+		*r = append(*r, semconv.CICDPipelineTaskTypeBuild)
 	}
-	add(headName(job), semconv.VCSRefHeadName)
-	add(job.SHA, semconv.VCSRefHeadRevision)
+}
+
+func (r *attributes) repository(job ci.Info) {
+	r.add(job.RepositoryURL(), semconv.VCSRepositoryURLFull)
+	if job.Repository != "" {
+		owner, name := path.Split(job.Repository)
+		r.add(strings.TrimSuffix(owner, "/"), semconv.VCSOwnerName)
+		r.add(name, semconv.VCSRepositoryName)
+	}
+	if p, ok := provider(job); ok {
+		*r = append(*r, p)
+	}
+}
+
+// provider returns who hosts the repository, where its server says so.
+func provider(job ci.Info) (attribute.KeyValue, bool) {
+	if job.Provider == ci.GitLab {
+		return semconv.VCSProviderNameGitlab, true
+	}
+	u, err := url.Parse(job.ServerURL)
+	if err != nil {
+		return attribute.KeyValue{}, false
+	}
+	switch host := u.Hostname(); {
+	case host == "github.com", strings.HasSuffix(host, ".ghe.com"):
+		return semconv.VCSProviderNameGithub, true
+	case host == "gitlab.com":
+		return semconv.VCSProviderNameGitlab, true
+	case host == "bitbucket.org":
+		return semconv.VCSProviderNameBitbucket, true
+	}
+	return attribute.KeyValue{}, false
+}
+
+func (r *attributes) change(job ci.Info) {
+	r.add(headName(job), semconv.VCSRefHeadName)
+	r.add(job.SHA, semconv.VCSRefHeadRevision)
 	switch {
 	case job.Tag() != "":
-		attrs = append(attrs, semconv.VCSRefHeadTypeTag)
+		*r = append(*r, semconv.VCSRefHeadTypeTag)
 	case headName(job) != "":
-		attrs = append(attrs, semconv.VCSRefHeadTypeBranch)
+		*r = append(*r, semconv.VCSRefHeadTypeBranch)
 	}
-	add(job.BaseRef, semconv.VCSRefBaseName)
+	r.add(job.BaseRef, semconv.VCSRefBaseName)
+	if job.BaseRef != "" {
+		*r = append(*r, semconv.VCSRefBaseTypeBranch)
+	}
 	if job.PullRequest != 0 {
-		attrs = append(attrs, semconv.VCSChangeID(strconv.Itoa(job.PullRequest)))
+		*r = append(*r, semconv.VCSChangeID(strconv.Itoa(job.PullRequest)))
 	}
-	return resource.NewWithAttributes(semconv.SchemaURL, attrs...)
 }
 
 // headName returns the branch or tag that is built, without refs/heads/ or
