@@ -226,7 +226,7 @@ func (b *build) deliver(ctx context.Context, img *image.Image, blobs []placed, o
 		if !o.Push {
 			return nil
 		}
-		return b.push(ctx, img, o.Names)
+		return b.push(ctx, img, o)
 	}
 	out := oci.Image{
 		Manifest: img.Manifest, ManifestDesc: img.ManifestDesc, Config: img.Config, ConfigDesc: img.ConfigDesc,
@@ -277,8 +277,8 @@ func (b *build) pushBlob(ctx context.Context, names []string, p placed) error {
 
 // push brings the config and then the manifest to every name: a tag moves
 // last, when all it needs is there.
-func (b *build) push(ctx context.Context, img *image.Image, names []string) error {
-	for _, name := range names {
+func (b *build) push(ctx context.Context, img *image.Image, o Output) error {
+	for _, name := range o.Names {
 		err := b.req.Registry.PutBlob(ctx, name, img.ConfigDesc, func() (io.ReadCloser, error) {
 			return io.NopCloser(bytes.NewReader(img.Config)), nil
 		}, "")
@@ -286,8 +286,12 @@ func (b *build) push(ctx context.Context, img *image.Image, names []string) erro
 			return fmt.Errorf("push %s: %w", name, err)
 		}
 	}
-	for _, name := range names {
-		part := progress.From(ctx).Start("pushing manifest for "+name+"@"+img.ManifestDesc.Digest.String(), img.ManifestDesc.Size)
+	for _, name := range o.Names {
+		whole := name + "@" + img.ManifestDesc.Digest.String()
+		if o.ByDigest {
+			name = whole
+		}
+		part := progress.From(ctx).Start("pushing manifest for "+whole, img.ManifestDesc.Size)
 		err := b.req.Registry.PutManifest(ctx, name, img.ManifestDesc, img.Manifest)
 		part.Done()
 		if err != nil {

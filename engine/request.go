@@ -74,6 +74,9 @@ type Output struct {
 	Kind  OutputKind
 	Names []string // image, oci, docker: references; normalised
 	Push  bool     // image: push under every name
+	// ByDigest pushes under no tag: the names are repositories, and what is
+	// pushed there is had by its digest alone.
+	ByDigest bool
 
 	Compression      compression.Config
 	ForceCompression bool // compress again what is compressed otherwise

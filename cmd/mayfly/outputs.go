@@ -1,12 +1,15 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/distribution/reference"
 
 	"github.com/mayfly-build/mayfly/engine"
 	"github.com/mayfly-build/mayfly/engine/compression"
@@ -21,7 +24,7 @@ func outputs(w world, o buildOptions) ([]engine.Output, error) {
 	}
 	var out []engine.Output
 	for _, text := range o.outputs {
-		e, err := output(w, text, names)
+		e, err := output(w, text, o.tags)
 		if err != nil {
 			return nil, err
 		}
@@ -82,17 +85,38 @@ func annotationsOf(o buildOptions) (map[string]string, error) {
 
 // imageNames normalises references.
 func imageNames(flag string, list []string) ([]string, error) {
+	return eachName(flag, list, func(name string) (string, error) {
+		ref, err := registry.ParseRef(name)
+		return ref.String(), err
+	})
+}
+
+// repositories normalises names that have neither tag nor digest.
+func repositories(flag string, list []string) ([]string, error) {
+	return eachName(flag, list, func(name string) (string, error) {
+		named, err := reference.ParseNormalizedNamed(name)
+		if err != nil {
+			return "", fmt.Errorf("parse image name %q: %w", name, err)
+		}
+		if !reference.IsNameOnly(named) {
+			return "", fmt.Errorf("%s is to be pushed by digest: give the name without a tag, %s", name, reference.FamiliarName(named))
+		}
+		return named.Name(), nil
+	})
+}
+
+func eachName(flag string, list []string, normal func(string) (string, error)) ([]string, error) {
 	var out []string
 	for _, s := range list {
 		for _, name := range strings.Split(s, ",") {
 			if name = strings.TrimSpace(name); name == "" {
 				continue
 			}
-			ref, err := registry.ParseRef(name)
+			n, err := normal(name)
 			if err != nil {
 				return nil, usagef("--%s: %v", flag, err)
 			}
-			out = append(out, ref.String())
+			out = append(out, n)
 		}
 	}
 	return out, nil
@@ -134,14 +158,7 @@ func output(w world, text string, tags []string) (engine.Output, error) {
 }
 
 func imageAttrs(a *attrs, e *engine.Output, tags []string) {
-	e.Names = tags
-	if list := a.str("name", ""); list != "" {
-		names, err := imageNames("output", []string{list})
-		if err != nil && a.err == nil {
-			a.err = err
-		}
-		e.Names = names
-	}
+	e.Names = imageNamesAttr(a, e, tags)
 	e.Compression, e.ForceCompression = compressionAttrs(a)
 	e.DockerTypes = !a.boolean("oci-mediatypes", true)
 	e.RewriteTimestamp = a.boolean("rewrite-timestamp", false)
@@ -152,6 +169,28 @@ func imageAttrs(a *attrs, e *engine.Output, tags []string) {
 	a.boolean("registry.insecure", false) // read before, see insecureHosts
 	a.boolean("unpack", false)            // nothing to unpack into
 	a.boolean("store", true)
+}
+
+// imageNamesAttr returns the names of an image: name=, or else those of -t. One
+// that is pushed by digest has repositories for names.
+func imageNamesAttr(a *attrs, e *engine.Output, tags []string) []string {
+	flag, list := "tag", tags
+	if s := a.str("name", ""); s != "" {
+		flag, list = "output", []string{s}
+	}
+	if e.Kind == engine.OutputImage {
+		e.ByDigest = a.boolean("push-by-digest", false)
+		a.boolean("name-canonical", false) // REPO@DIGEST beside the name in an image store; there is none
+	}
+	read := imageNames
+	if e.ByDigest {
+		read = repositories
+	}
+	names, err := read(flag, list)
+	if err != nil && a.err == nil {
+		a.err = err
+	}
+	return names
 }
 
 func compressionAttrs(a *attrs) (compression.Config, bool) {
