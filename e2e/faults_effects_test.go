@@ -202,7 +202,7 @@ const sasTime = time.Second
 
 // shortSAS has a service that signs URLs for a second.
 func shortSAS(ctx context.Context, x *cell) (func(), error) {
-	srv, err := ghacache.New(ctx, ghacache.Storage{URL: x.azurite.URL, Account: x.azurite.Account, Key: x.azurite.Key}, ghacache.Config{SAS: sasTime})
+	srv, err := ghacache.New(ctx, ghacache.Storage{URL: x.azurite.URL, Account: x.azurite.Account, Key: x.azurite.Key}, ghacache.Config{})
 	if err != nil {
 		return nil, err
 	}
@@ -214,11 +214,12 @@ func shortSAS(ctx context.Context, x *cell) (func(), error) {
 	x.faulty, x.place = &f, services.CachePlace{To: spec, From: spec}
 	if x.phase == "import" {
 		r, err := x.build(ctx, nil, "--cache-to", spec+",mode=max,ignore-error=false")
-		if err != nil || r.exit != 0 {
+		if err != nil || r.outcome != "ok" {
 			h.Close()
 			return nil, fmt.Errorf("store a cache: %w, %+v", err, r)
 		}
 	}
+	srv.Set(func(cfg *ghacache.Config) { cfg.SAS = sasTime })
 	return h.Close, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"sync"
@@ -221,6 +222,27 @@ func TestExportCancelled(t *testing.T) {
 		t.Error("the index is saved")
 	}
 }
+
+// A source that fails gives nothing to close, though its reader is of a type.
+func TestExportOfALostBlob(t *testing.T) {
+	_, idx, src := cache(3)
+	gone := idx.Layers[2].Blob.Digest
+	out, err := remotecache.Export(t.Context(), remotecache.NewMemory(), "main", idx, func(ctx context.Context, desc ocispec.Descriptor) (remotecache.BlobReader, error) {
+		if desc.Digest == gone {
+			var none *closing
+			return none, fmt.Errorf("read layer: %w", remotecache.ErrNotFound)
+		}
+		return src(ctx, desc)
+	}, remotecache.ExportOptions{})
+	if out.Lost != 1 || !errors.Is(err, remotecache.ErrNotFound) {
+		t.Errorf("%+v, %v", out, err)
+	}
+}
+
+type closing struct{ f io.Closer }
+
+func (c *closing) ReadAt([]byte, int64) (int, error) { return 0, io.EOF }
+func (c *closing) Close() error                      { return c.f.Close() }
 
 // TestExportReadsLazily: a backend that comes by a blob in another way has it
 // opened by nobody.

@@ -193,7 +193,7 @@ func (l *lazyReader) ReadAt(p []byte, off int64) (int, error) {
 
 func (l *lazyReader) close() error {
 	l.once.Do(func() {})
-	if l.r == nil {
+	if l.r == nil || l.err != nil { // with an error there is nothing in l.r, whatever it is
 		return nil
 	}
 	return l.r.Close()

@@ -55,18 +55,23 @@ func (f Fault) Retry() (again bool, after time.Duration) { return true, 0 }
 var ErrStalled error = Fault("no data for too long")
 
 // Do calls try until it succeeds, fails for good, or the attempts are used
-// up, and returns its last error. A wait that ctx ends returns ctx's cause with
-// the error that was waited after.
+// up, and returns its last error. When ctx ends a wait or a try, what is
+// returned is ctx's cause with the error before that.
 func (p Policy) Do(ctx context.Context, try func() error) error {
 	pause := p.Backoff
 	if pause <= 0 {
 		pause = 200 * time.Millisecond
 	}
+	var last error
 	for n := 1; ; n++ {
 		err := try()
 		if err == nil || ctx.Err() != nil {
+			if err != nil && last != nil && ends(ctx, err) {
+				err = Interrupted(ctx, last)
+			}
 			return err
 		}
+		last = err
 		again, least := p.Again(n, err)
 		if !again {
 			return err
@@ -104,6 +109,11 @@ func (p Policy) Again(n int, err error) (again bool, after time.Duration) {
 	// A server wants the same pause each time.
 	tooLong := p.Wait > 0 && time.Duration(n)*after > p.Wait
 	return again && n < most && !tooLong, after
+}
+
+// ends reports whether err only says that ctx has ended.
+func ends(ctx context.Context, err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Cause(ctx))
 }
 
 // Breaks counts how often a transfer that is taken up where it stopped has

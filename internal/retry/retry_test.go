@@ -115,6 +115,26 @@ func TestRecent(t *testing.T) {
 	})
 }
 
+func TestDoEndsInATry(t *testing.T) {
+	cause := errors.New("not done within 30s")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	first := true
+	err := retry.Policy{Backoff: time.Nanosecond}.Do(ctx, func() error {
+		if first {
+			first = false
+			return busy{}
+		}
+		cancel(cause)
+		return fmt.Errorf("get: %w", context.Canceled)
+	})
+	if !errors.Is(err, cause) || err.Error() != "not done within 30s, after busy" {
+		t.Errorf("%v", err)
+	}
+	if err := (retry.Policy{}).Do(ctx, func() error { return io.EOF }); err != io.EOF {
+		t.Errorf("a fault when it is too late: %v", err)
+	}
+}
+
 func TestPassing(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
