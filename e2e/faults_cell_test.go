@@ -92,7 +92,8 @@ type faultResult struct {
 	exit            int
 	took            time.Duration
 	digest          string
-	outcome, reason string
+	outcome, reason string // of the cache: of the export where there is an import, too
+	imported        string // the outcome of the import
 	hint            string
 	said            string // all that mayfly printed, and the metadata file
 	ran             []string
@@ -244,6 +245,9 @@ func (r *faultResult) read(metadata []byte, log *bytes.Buffer) error {
 		}
 	}
 	for _, c := range doc.Caches {
+		if c.Action == "import" {
+			r.imported = c.Outcome
+		}
 		r.outcome, r.reason, r.hint = c.Outcome, c.Reason, c.Hint
 	}
 	steps, plain, err := services.ReadProgress(log)

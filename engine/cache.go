@@ -30,6 +30,7 @@ func (b *build) newCacheExport(ex Export) *cacheExport {
 	c := &cacheExport{Export: ex}
 	c.x = remotecache.NewExporter(ex.Backend, remotecache.ExportOptions{
 		Uploads: ex.Uploads, Merge: ex.Merge, Watch: c.watch,
+		Wrong: b.wrong, Remove: ex.Remove,
 		Attach: func(ctx context.Context, old *remotecache.Index) (remotecache.Blob, []byte) {
 			return b.why.attach(ctx, ex, old)
 		},

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/mayfly-build/mayfly/engine/buildcache"
@@ -128,8 +129,9 @@ type metered struct {
 
 	mu    sync.Mutex // guards the fields below
 	lost  int
-	first error // why the first of them
-	inRow int   // lost without a blob that was read between them, but for those that cost no time
+	first error                  // why the first of them
+	wrong map[digest.Digest]bool // lost because their bytes are not what they should be
+	inRow int                    // lost without a blob that was read between them, but for those that cost no time
 }
 
 var _ layer.Witness = (*metered)(nil)
@@ -151,14 +153,21 @@ func (m *metered) Open(ctx context.Context, desc ocispec.Descriptor, off int64) 
 }
 
 // Lost implements layer.Witness.
-func (m *metered) Lost(_ ocispec.Descriptor, err error) {
+func (m *metered) Lost(desc ocispec.Descriptor, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.lost++
 	if m.first == nil {
 		m.first = err
 	}
-	for _, quick := range []error{remotecache.ErrNotFound, registry.ErrNotFound, remotecache.ErrCorrupt, content.ErrCorrupt} {
+	if errors.Is(err, remotecache.ErrCorrupt) || errors.Is(err, content.ErrCorrupt) {
+		if m.wrong == nil {
+			m.wrong = map[digest.Digest]bool{}
+		}
+		m.wrong[desc.Digest] = true
+		return
+	}
+	for _, quick := range []error{remotecache.ErrNotFound, registry.ErrNotFound} {
 		if errors.Is(err, quick) {
 			return
 		}
@@ -167,6 +176,23 @@ func (m *metered) Lost(_ ocispec.Descriptor, err error) {
 	if errors.Is(err, retry.ErrStalled) { // for as long as it takes to notice, several times
 		m.inRow = hopeless
 	}
+}
+
+// wrong reports whether an import had a blob with other bytes than it should.
+func (b *build) wrong(d digest.Digest) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, im := range b.imports {
+		if m := im.origin; m != nil {
+			m.mu.Lock()
+			wrong := m.wrong[d]
+			m.mu.Unlock()
+			if wrong {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // trouble says which blobs were of no use; nil for none.

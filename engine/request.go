@@ -130,6 +130,10 @@ type Export struct {
 	FailBuild        bool          // the user asked that a failed export fails the build
 	Timeout          time.Duration // 0 means 10 minutes
 
+	// Remove removes a blob of the cache that turned out to be wrong when it was
+	// imported; nil when blobs cannot be removed.
+	Remove func(context.Context, digest.Digest) error
+
 	// Merge, unless nil, keeps what other jobs saved under Ref, within the
 	// limits; otherwise the index is replaced.
 	Merge *remotecache.Limits

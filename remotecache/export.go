@@ -34,6 +34,12 @@ type ExportOptions struct {
 	// within the limits. Otherwise the Index replaces theirs.
 	Merge *Limits
 
+	// Wrong, unless nil, reports whether the backend is known to hold other
+	// bytes than the blob's. What it holds is then removed with Remove, and the
+	// blob put again; where it cannot be removed, the blob counts as lost.
+	Wrong  func(digest.Digest) bool
+	Remove func(context.Context, digest.Digest) error // nil: nothing can be
+
 	Attach Attach // nil: nothing besides what the Index has
 
 	// Watch, unless nil, is called when a blob is about to be put; what it
@@ -87,10 +93,11 @@ type Exporter struct {
 	out   Outcome
 	puts  map[digest.Digest]*putting
 	lost  map[digest.Digest]bool
-	why   error // of the first of them
-	last  error // of a blob that the cache did not take, lost or not
-	inRow int   // failures without a success between them
-	shut  error // that the cache is read-only, once that is known
+	again map[digest.Digest]bool // wrong ones that were removed
+	why   error                  // of the first of them
+	last  error                  // of a blob that the cache did not take, lost or not
+	inRow int                    // failures without a success between them
+	shut  error                  // that the cache is read-only, once that is known
 }
 
 // A putting is a blob on its way, or there.
@@ -106,7 +113,7 @@ func NewExporter(b Backend, opts ExportOptions) *Exporter {
 	}
 	return &Exporter{
 		b: b, opts: opts, slots: make(chan struct{}, opts.Uploads),
-		puts: map[digest.Digest]*putting{}, lost: map[digest.Digest]bool{},
+		puts: map[digest.Digest]*putting{}, lost: map[digest.Digest]bool{}, again: map[digest.Digest]bool{},
 	}
 }
 
@@ -125,6 +132,7 @@ func (x *Exporter) Put(ctx context.Context, blob ocispec.Descriptor, blobs Sourc
 // ref, merged with the Index that is there if the options say so. A blob that
 // cannot be stored costs the results that need it, not the others. The error
 // says why unless the State is OK; with Partial and Skipped it is a warning.
+// Export may be called again, after it has ended.
 func (x *Exporter) Export(ctx context.Context, ref string, idx *Index, blobs Source) (Outcome, error) {
 	err := x.run(ctx, ref, idx, blobs)
 	x.mu.Lock()
@@ -159,7 +167,10 @@ func (x *Exporter) run(ctx context.Context, ref string, idx *Index, blobs Source
 		return ErrEmpty
 	}
 	x.mu.Lock()
-	x.inRow = 0 // what went wrong while the build ran may be over
+	// What went wrong while the build ran may be over, and what was lost when
+	// this was called before may have been made again.
+	x.inRow, x.why = 0, nil
+	clear(x.lost)
 	x.mu.Unlock()
 	var old *Index
 	var oldErr error
@@ -193,6 +204,11 @@ func (x *Exporter) run(ctx context.Context, ref string, idx *Index, blobs Source
 			return fmt.Errorf("no blob could be stored, the first: %w", x.why)
 		}
 		if x.opts.Merge != nil {
+			if len(x.lost) > 0 { // what needs them is of no use to others either
+				version := old.Version
+				old = old.Without(x.lost)
+				old.Version = version
+			}
 			if save, err = x.merge(old, save); err != nil {
 				return err
 			}

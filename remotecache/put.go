@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
@@ -21,6 +22,9 @@ func (x *Exporter) putMissing(ctx context.Context, idx *Index, blobs Source) err
 	for _, blob := range idx.Blobs() {
 		switch {
 		case x.lost[blob.Digest]:
+		case x.wrong(blob.Digest):
+			delete(x.puts, blob.Digest) // put before that was known
+			ask = append(ask, blob.Descriptor())
 		case x.puts[blob.Digest] != nil:
 			ahead = append(ahead, blob.Descriptor())
 		default:
@@ -34,6 +38,12 @@ func (x *Exporter) putMissing(ctx context.Context, idx *Index, blobs Source) err
 	}
 	x.mu.Lock()
 	x.out.Existing += len(ask) - len(missing)
+	for _, blob := range ask {
+		if x.wrong(blob.Digest) && !slices.ContainsFunc(missing, func(m ocispec.Descriptor) bool { return m.Digest == blob.Digest }) {
+			missing = append(missing, blob)
+			x.out.Existing--
+		}
+	}
 	x.mu.Unlock()
 	// The largest first, so that none of them is left over at the end.
 	slices.SortStableFunc(missing, func(a, b ocispec.Descriptor) int { return cmp.Compare(b.Size, a.Size) })
@@ -87,6 +97,39 @@ func (x *Exporter) finally(ctx context.Context, blob ocispec.Descriptor, blobs S
 // were in vain.
 var errGivenUp = errors.New("the cache took none of the blobs before this one")
 
+// errWrong is the error of a blob that stays wrong.
+var errWrong = errors.New("the cache holds other bytes than the blob's, and does not part with them")
+
+// wrong reports whether a blob is to be replaced. Whoever calls has locked mu.
+func (x *Exporter) wrong(d digest.Digest) bool {
+	return x.opts.Wrong != nil && !x.again[d] && x.opts.Wrong(d)
+}
+
+// replace removes what is wrong of a blob that is about to be put.
+func (x *Exporter) replace(ctx context.Context, blob ocispec.Descriptor) error {
+	x.mu.Lock()
+	wrong := x.wrong(blob.Digest)
+	x.mu.Unlock()
+	if !wrong {
+		return nil
+	}
+	err := errors.ErrUnsupported
+	if x.opts.Remove != nil {
+		err = x.opts.Remove(ctx, blob.Digest)
+	}
+	if err != nil {
+		// It may have been another cache that it was wrong in.
+		missing, merr := x.b.Missing(ctx, []ocispec.Descriptor{blob})
+		if merr != nil || len(missing) == 0 {
+			return fmt.Errorf("%w: %s", errWrong, err.Error()) // not what err means for the cache as a whole
+		}
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.again[blob.Digest] = true
+	return nil
+}
+
 // errSource marks the error of a blob that its source no longer has: that
 // says nothing of the backend.
 var errSource = errors.New("the blob is lost")
@@ -130,7 +173,7 @@ func (x *Exporter) put(ctx context.Context, blob ocispec.Descriptor, blobs Sourc
 		switch {
 		case errors.Is(p.err, ErrReadOnly):
 			x.shut = p.err
-		case errors.Is(p.err, errSource), errors.Is(p.err, errGivenUp), ctx.Err() != nil:
+		case errors.Is(p.err, errSource), errors.Is(p.err, errGivenUp), errors.Is(p.err, errWrong), ctx.Err() != nil:
 		default:
 			x.inRow++
 			if errors.Is(p.err, retry.ErrStalled) { // for as long as it takes to notice, several times
@@ -154,6 +197,9 @@ func (x *Exporter) send(ctx context.Context, blob ocispec.Descriptor, blobs Sour
 	x.mu.Unlock()
 	if up { // known only now: many may have waited for a slot
 		return errGivenUp
+	}
+	if err := x.replace(ctx, blob); err != nil {
+		return err
 	}
 	done := func(error) {}
 	if x.opts.Watch != nil {

@@ -99,6 +99,9 @@ func cacheTo(c *cacheOpener, text string) (ex engine.Export, inline bool, err er
 	}
 	ex.Name, ex.Backend, ex.Ref, ex.Manifest, ex.Denied = s.name, s.backend, s.ref, s.manifest, s.denied
 	ex.Uploads = uploads(kind)
+	if s.keeper != nil {
+		ex.Remove = s.keeper.RemoveBlob
+	}
 	if s.replaces {
 		ex.Merge = nil
 	}

@@ -394,6 +394,35 @@ func TestTriesOfAnUpload(t *testing.T) {
 	}
 }
 
+// What the registry that a blob comes from says is no answer of the one that it
+// goes to.
+func TestSourceFails(t *testing.T) {
+	gone := &registry.Error{Status: 404}
+	for name, open := range map[string]func() (io.ReadCloser, error){
+		"opened": func() (io.ReadCloser, error) { return nil, fmt.Errorf("fetch: %w", gone) },
+		"read":   func() (io.ReadCloser, error) { return io.NopCloser(failing{fmt.Errorf("fetch: %w", gone)}), nil },
+	} {
+		var puts atomic.Int64
+		host := faulty(t, func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodPost {
+					puts.Add(1)
+				}
+				next.ServeHTTP(w, r)
+			})
+		})
+		desc, _ := blobOf(randomBytes(100))
+		err := quick().PutBlob(t.Context(), host+"/a:v1", desc, open, "")
+		if !errors.Is(err, gone) || strings.Contains(err.Error(), "session") || puts.Load() != 1 {
+			t.Errorf("%s: after %d uploads: %v", name, puts.Load(), err)
+		}
+	}
+}
+
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.err }
+
 // Another patience than the client's, and the same knowledge.
 func TestWith(t *testing.T) {
 	var asked atomic.Int64

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -123,16 +124,21 @@ func (c *Client) upload(ctx context.Context, h *host, r Ref, desc ocispec.Descri
 	q.Set("digest", desc.Digest.String())
 	to := *at
 	to.RawQuery = q.Encode()
+	src := &source{open: open}
 	resp, err := c.once(ctx, h, request{
 		method: http.MethodPut,
 		at:     &to,
 		header: http.Header{"Content-Type": {"application/octet-stream"}},
 		scopes: []string{pushScope(r.Repo)},
-		body:   open,
+		body:   src.body,
 		size:   desc.Size,
 		ok:     []int{http.StatusCreated, http.StatusNoContent, http.StatusAccepted},
 	})
 	if err != nil {
+		// What another registry said of the blob is no answer of this one.
+		if why := src.err.Load(); why != nil {
+			return *why
+		}
 		// The session may be gone because the registry restarted.
 		if errors.Is(err, ErrNotFound) {
 			return &Error{Status: http.StatusServiceUnavailable, Code: "BLOB_UPLOAD_UNKNOWN", Message: "the upload session is gone"}
@@ -141,6 +147,41 @@ func (c *Client) upload(ctx context.Context, h *host, r Ref, desc ocispec.Descri
 	}
 	drop(resp)
 	return nil
+}
+
+// A source is where a blob comes from that is sent. It keeps the error of its
+// own that an upload ended with.
+type source struct {
+	open func() (io.ReadCloser, error)
+	err  atomic.Pointer[error]
+}
+
+func (s *source) body() (io.ReadCloser, error) {
+	r, err := s.open()
+	if err != nil {
+		s.err.Store(&err)
+		return nil, err
+	}
+	return &sourceReader{ReadCloser: r, s: s}, nil
+}
+
+type sourceReader struct {
+	io.ReadCloser
+	s      *source
+	closed atomic.Bool
+}
+
+func (r *sourceReader) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	if err != nil && err != io.EOF && !r.closed.Load() {
+		r.s.err.Store(&err)
+	}
+	return n, err
+}
+
+func (r *sourceReader) Close() error {
+	r.closed.Store(true)
+	return r.ReadCloser.Close()
 }
 
 // PutManifest stores a manifest or index under ref's tag, or under its own
