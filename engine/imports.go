@@ -160,7 +160,7 @@ func (m *metered) Lost(desc ocispec.Descriptor, err error) {
 	if m.first == nil {
 		m.first = err
 	}
-	if errors.Is(err, remotecache.ErrCorrupt) || errors.Is(err, content.ErrCorrupt) {
+	if errors.Is(err, remotecache.ErrCorrupt) || errors.Is(err, content.ErrCorrupt) || errors.Is(err, registry.ErrShort) {
 		if m.wrong == nil {
 			m.wrong = map[digest.Digest]bool{}
 		}

@@ -226,7 +226,7 @@ func TestExportCancelled(t *testing.T) {
 // A source that fails gives nothing to close, though its reader is of a type.
 func TestExportOfALostBlob(t *testing.T) {
 	_, idx, src := cache(3)
-	gone := idx.Layers[2].Blob.Digest
+	gone := idx.Layers[2].Digest
 	out, err := remotecache.Export(t.Context(), remotecache.NewMemory(), "main", idx, func(ctx context.Context, desc ocispec.Descriptor) (remotecache.BlobReader, error) {
 		if desc.Digest == gone {
 			var none *closing

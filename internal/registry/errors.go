@@ -22,6 +22,10 @@ var (
 	// ErrNotFound says that the registry has no such manifest or blob.
 	ErrNotFound = errors.New("not found")
 
+	// ErrShort says that the registry has fewer bytes of a blob than its
+	// descriptor says.
+	ErrShort = errors.New("the registry has only a part of it")
+
 	// ErrDenied says that the registry wants other credentials, or none will do.
 	ErrDenied = errors.New("access denied")
 

@@ -455,3 +455,22 @@ func TestWith(t *testing.T) {
 		t.Errorf("%v, %v, %d requests more", ok, err, hasty.Stats().Requests-before)
 	}
 }
+
+// A blob that lies truncated in the registry is not asked for without end.
+func TestTruncatedBlob(t *testing.T) {
+	data := randomBytes(1000)
+	desc, _ := blobOf(data)
+	host := faulty(t, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data[:400]))
+		})
+	})
+	rc, err := quick().Blob(t.Context(), host+"/a:v1", desc, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rc.Close()
+	if b, err := io.ReadAll(rc); len(b) != 400 || !errors.Is(err, registry.ErrShort) {
+		t.Errorf("read %d bytes, %v", len(b), err)
+	}
+}

@@ -186,7 +186,8 @@ var errShort error = retry.Fault("the transfer ended early")
 // Blob reads a blob of ref's repository from byte off to its end; the caller
 // closes it. A broken transfer is taken up where it stopped. The bytes are
 // not checked against the digest: off may be anything, and the reader stores
-// them where they are. The error matches ErrNotFound when there is none.
+// them where they are. The error matches ErrNotFound when there is
+// none, and ErrShort when the registry has a part of it.
 func (c *Client) Blob(ctx context.Context, ref string, desc ocispec.Descriptor, off int64) (io.ReadCloser, error) {
 	r, err := ParseRef(ref)
 	if err != nil {
@@ -242,6 +243,9 @@ func (b *blobReader) open() error {
 		scopes: []string{pullScope(b.ref.Repo)},
 		ok:     ok,
 	})
+	if e, is := errors.AsType[*Error](err); is && e.Status == http.StatusRequestedRangeNotSatisfiable && b.desc.Size > b.off {
+		return fmt.Errorf("%w: %w", ErrShort, err)
+	}
 	if err != nil {
 		return err
 	}
