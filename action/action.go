@@ -3,7 +3,7 @@
 //
 //	action/main.js ──the job's environment──▶ cmd/mayfly ──▶ New ──Plan──▶ arguments of mayfly build
 //	                                              │
-//	engine ──progress──▶ Watcher ──Steps, Warnings──┴──▶ log, annotations, outputs, job summary
+//	engine/progress/steplog ──Step, Warning───────┴──▶ log, annotations, outputs, job summary
 //
 // In: environment variables as a function, and what became of a build. Out:
 // what mayfly build is to do, and text in the forms that GitHub's runner reads.

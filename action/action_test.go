@@ -255,14 +255,6 @@ func TestDockerfile(t *testing.T) {
 			t.Errorf("%s: %q, %v; want %q", name, p.Dockerfile, err, tt.want)
 		}
 	}
-	for _, tt := range []struct{ name, dockerfile, want string }{
-		{"Dockerfile", "web/Dockerfile", "web/Dockerfile"}, {"", "web/Dockerfile", "web/Dockerfile"},
-		{"Dockerfile", "Dockerfile", "Dockerfile"}, {"other", "web/Dockerfile", "other"}, {"Dockerfile", "", "Dockerfile"},
-	} {
-		if got := FileOf(tt.name, tt.dockerfile); got != tt.want {
-			t.Errorf("%q in %q: %q", tt.name, tt.dockerfile, got)
-		}
-	}
 }
 
 func TestWithoutUser(t *testing.T) {

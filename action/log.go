@@ -5,11 +5,12 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"path"
 	"strconv"
 	"strings"
 
 	"github.com/sethvargo/go-githubactions"
+
+	"github.com/mayfly-build/mayfly/engine/progress/steplog"
 )
 
 // A Log writes what GitHub's runner reads: a step's log with its commands, and
@@ -91,7 +92,7 @@ func (l *Log) Group(title, text string) {
 
 // Tail shows the end of the log of a step that failed, outside of any group:
 // nobody has to open it.
-func (l *Log) Tail(s Step) {
+func (l *Log) Tail(s steplog.Step) {
 	l.Quote("")
 	fmt.Fprintln(l.out, s.Name)
 	for _, line := range s.Tail {
@@ -132,8 +133,8 @@ func (l *Log) Error(a Annotation) { l.runner.WithFieldsMap(a.fields()).Errorf("%
 
 // Lint annotates a lint warning. dockerfile is where the Dockerfile is in the
 // repository.
-func (l *Log) Lint(w LintWarning, dockerfile string) {
-	a := Annotation{File: FileOf(w.File, dockerfile), Start: w.Start, End: w.End}
+func (l *Log) Lint(w steplog.Warning, dockerfile string) {
+	a := Annotation{File: steplog.FileOf(w.File, dockerfile), Start: w.Start, End: w.End}
 	text := []string{w.Text}
 	if w.Detail != "" {
 		text = append(text, w.Detail)
@@ -143,19 +144,6 @@ func (l *Log) Lint(w LintWarning, dockerfile string) {
 	}
 	a.Text = strings.Join(text, "\n")
 	l.runner.WithFieldsMap(a.fields()).Warningf("%s", a.Text)
-}
-
-// FileOf returns the path in the repository of a file that the frontend names,
-// "" where that is not known. The frontend names the Dockerfile without its
-// directory.
-func FileOf(name, dockerfile string) string {
-	if name != "" {
-		name = path.Clean(name)
-	}
-	if name == "" || dockerfile == name || strings.HasSuffix(dockerfile, "/"+name) {
-		return dockerfile
-	}
-	return name
 }
 
 // Output sets an output of the step and shows it in a group of its own. Outside

@@ -11,52 +11,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/moby/buildkit/client"
-	"github.com/moby/buildkit/solver/pb"
-	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/mayfly-build/mayfly/engine"
-	"github.com/mayfly-build/mayfly/engine/progress"
+	"github.com/mayfly-build/mayfly/engine/progress/steplog"
 )
-
-// TestWatcher reads the stream of a build that has a step of each kind.
-func TestWatcher(t *testing.T) {
-	var w Watcher
-	stream := progress.New(w.Read)
-	step := func(name string) *progress.Vertex {
-		return stream.Vertex(client.Vertex{Name: name, Digest: digest.FromString(name)})
-	}
-	copied, run, other := step("[1/3] COPY . ."), step("[2/3] RUN make"), step("[3/3] RUN test")
-	copied.Begin()
-	copied.Cached()
-	run.Begin()
-	out := run.Log(1)
-	for _, s := range []string{"why: RUN make: a.c changed\n", "one\ntw", "o\n", strings.Repeat("x\n", 30), "why: not again\n", "the en", "d"} {
-		if _, err := out.Write([]byte(s)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	other.Begin()
-	other.End(errors.New("canceled: context canceled"))
-	run.End(errors.New("exit status 2"))
-	where := []*pb.Range{{Start: &pb.Position{Line: 3}, End: &pb.Position{Line: 3}}, {Start: &pb.Position{Line: 2}, End: &pb.Position{Line: 2}}}
-	for range 2 {
-		stream.Warn("", 1, "FromAsCasing: no", [][]byte{[]byte("because")}, "https://docs.test/x", &pb.SourceInfo{Filename: "Dockerfile"}, where)
-	}
-
-	steps := w.Steps()
-	if len(steps) != 3 || !steps[0].Cached || steps[1].Error == "" || !steps[2].Cancelled || steps[1].Why != "RUN make: a.c changed" {
-		t.Fatalf("steps %+v", steps)
-	}
-	if tail := steps[1].Tail; len(tail) != tailLines+1 || tail[tailLines] != "the end" || tail[tailLines-1] != "why: not again" {
-		t.Errorf("tail %q", tail)
-	}
-	want := []LintWarning{{Text: "FromAsCasing: no", Detail: "because", URL: "https://docs.test/x", File: "Dockerfile", Start: 2, End: 3}}
-	if got := w.Warnings(); !slices.Equal(got, want) {
-		t.Errorf("warnings %+v", got)
-	}
-}
 
 // TestLog holds what the runner is told. Its commands are GitHub's.
 func TestLog(t *testing.T) {
@@ -69,10 +28,10 @@ func TestLog(t *testing.T) {
 	l.Note(Note{Notice, "50% off"})
 	l.Note(Note{Warning, "careful"})
 	l.Group("Inputs", "  ::add-mask::x\n##[error]y")
-	l.Tail(Step{Name: "[2/3] RUN make", Tail: []string{"::set-output name=a::b"}})
+	l.Tail(steplog.Step{Name: "[2/3] RUN make", Tail: []string{"::set-output name=a::b"}})
 	l.Error(Annotation{File: "web/Dockerfile", Start: 3, End: 4, Title: "RUN a,b: c", Text: "exit\n100%"})
 	l.Error(Annotation{Text: "no place"})
-	l.Lint(LintWarning{Text: "Rule: text", Detail: "detail", URL: "https://docs.test/x", File: "Dockerfile", Start: 7, End: 7}, "web/Dockerfile")
+	l.Lint(steplog.Warning{Text: "Rule: text", Detail: "detail", URL: "https://docs.test/x", File: "Dockerfile", Start: 7, End: 7}, "web/Dockerfile")
 	if err := errors.Join(l.Output("digest", "Digest", "sha256:abc"), l.Output("metadata", "Metadata", "{\n  \"a\": 1\n}"), l.Output("imageid", "ImageID", ""), l.Summary("# hi")); err != nil {
 		t.Fatal(err)
 	}
@@ -135,10 +94,10 @@ sha256:abc
 // TestReport compares with testdata/report*.md.
 func TestReport(t *testing.T) {
 	at := func(s float64) time.Time { return time.Unix(1000, 0).Add(time.Duration(s * float64(time.Second))) }
-	step := func(name string, from, to float64) Step {
-		return Step{Name: name, Began: at(from), Ended: at(to), Spent: at(to).Sub(at(from))}
+	step := func(name string, from, to float64) steplog.Step {
+		return steplog.Step{Name: name, Began: at(from), Ended: at(to), Spent: at(to).Sub(at(from))}
 	}
-	steps := []Step{
+	all := []steplog.Step{
 		step("[internal] load build definition from Dockerfile", 0, 0.01),
 		step("[build 1/4] FROM docker.io/library/golang", 0.1, 0.2),
 		{Name: "[build 2/4] COPY go.mod .", Cached: true},
@@ -146,10 +105,10 @@ func TestReport(t *testing.T) {
 		step("pushing image", 9, 12),
 		step("[final 2/2] RUN "+strings.Repeat("é", 200), 9, 9.001),
 	}
-	steps[3].Why = "RUN --mount=type=cache,target=/x   go bui…: main.go changed"
-	steps[2].Why, steps[1].Why = "COPY go.mod .: go.mod changed", "something else"
+	all[3].Why = "RUN --mount=type=cache,target=/x   go bui…: main.go changed"
+	all[2].Why, all[1].Why = "COPY go.mod .: go.mod changed", "something else"
 	good := Report{
-		Image: "ghcr.io/acme/app:1.4", Elapsed: 12500 * time.Millisecond, Steps: steps,
+		Image: "ghcr.io/acme/app:1.4", Elapsed: 12500 * time.Millisecond, Steps: all,
 		Result: &engine.Result{
 			Digest: "sha256:d1", Config: "sha256:c1", Size: 5 << 20, Names: []string{"ghcr.io/acme/app:1.4", "ghcr.io/acme/app:latest"},
 			Descriptor: &ocispec.Descriptor{}, BytesIn: 1 << 20, BytesOut: 3 << 20, Warnings: []string{"a | <b>"},
@@ -159,11 +118,11 @@ func TestReport(t *testing.T) {
 			},
 		},
 	}
-	bad := Report{Image: "app", Error: "Dockerfile:3: RUN make: exit status 2", Elapsed: time.Second, Steps: slices.Clone(steps[:4])}
+	bad := Report{Image: "app", Error: "Dockerfile:3: RUN make: exit status 2", Elapsed: time.Second, Steps: slices.Clone(all[:4])}
 	bad.Steps[3].Error = "exit status 2"
 	many := Report{Image: "app", Result: &engine.Result{}}
 	for range maxRows + 7 {
-		many.Steps = append(many.Steps, steps[1])
+		many.Steps = append(many.Steps, all[1])
 	}
 	for name, r := range map[string]Report{"report.md": good, "report_failed.md": bad} {
 		path := filepath.Join("testdata", name)

@@ -10,6 +10,7 @@ import (
 	"github.com/docker/go-units"
 
 	"github.com/mayfly-build/mayfly/engine"
+	"github.com/mayfly-build/mayfly/engine/progress/steplog"
 )
 
 // A Report is what is said of a build in the job summary.
@@ -17,7 +18,7 @@ type Report struct {
 	Image   string         // what was built
 	Result  *engine.Result // nil for a build that failed
 	Error   string         // why it failed: "Dockerfile:12: RUN make: exit status 2"
-	Steps   []Step
+	Steps   []steplog.Step
 	Elapsed time.Duration
 }
 
@@ -66,14 +67,14 @@ func orNone(names []string) []string {
 
 // steps writes the steps with a bar that shows when each of them ran.
 func (r *Report) steps(b *strings.Builder) {
-	shown := slices.DeleteFunc(slices.Clone(r.Steps), func(s Step) bool { return !s.isShown() })
+	shown := slices.DeleteFunc(slices.Clone(r.Steps), func(s steplog.Step) bool { return !isShown(s) })
 	if len(shown) == 0 {
 		return
 	}
 	begin, end := span(shown)
 	cached, all := 0, 0
 	for _, s := range shown {
-		if s.isInstruction() {
+		if s.IsInstruction() {
 			all++
 			if s.Cached {
 				cached++
@@ -97,41 +98,20 @@ func (r *Report) steps(b *strings.Builder) {
 		case s.Began.IsZero():
 			mark, spent, when = "not run", "", ""
 		}
-		fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", mark, code(short(s.Name)), spent, when, escape(short(s.reason())))
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", mark, code(short(s.Name)), spent, when, escape(short(s.Reason())))
 	}
 	b.WriteString("\n")
 }
 
-// reason is why a step ran, without its own text, or the beginning of that,
-// before it.
-func (s Step) reason() string {
-	text := s.Name
-	if _, rest, ok := strings.Cut(text, "] "); ok {
-		text = rest
-	}
-	if rest, ok := strings.CutPrefix(s.Why, text+": "); ok {
-		return rest
-	}
-	if begin, rest, ok := strings.Cut(s.Why, "…: "); ok && strings.HasPrefix(text, begin) {
-		return rest
-	}
-	return s.Why
-}
-
-// isInstruction reports whether a step is one of a Dockerfile.
-func (s Step) isInstruction() bool {
-	return strings.HasPrefix(s.Name, "[") && !strings.HasPrefix(s.Name, "[internal]")
-}
-
 // isShown reports whether a step is worth a row: instructions, what failed,
 // and what took its time.
-func (s Step) isShown() bool {
+func isShown(s steplog.Step) bool {
 	const slow = 100 * time.Millisecond
-	return s.Name != "" && s.Name != "warnings" && (s.isInstruction() || s.Spent >= slow || s.Error != "")
+	return s.Name != "" && s.Name != "warnings" && (s.IsInstruction() || s.Spent >= slow || s.Error != "")
 }
 
-func span(steps []Step) (begin, end time.Time) {
-	for _, s := range steps {
+func span(shown []steplog.Step) (begin, end time.Time) {
+	for _, s := range shown {
 		if s.Cached || s.Began.IsZero() {
 			continue
 		}
@@ -146,7 +126,7 @@ func span(steps []Step) (begin, end time.Time) {
 }
 
 // bar shows when a step ran within the build.
-func bar(s Step, begin, end time.Time) string {
+func bar(s steplog.Step, begin, end time.Time) string {
 	total := end.Sub(begin)
 	if total <= 0 || s.Ended.IsZero() {
 		return ""

@@ -12,6 +12,7 @@ import (
 
 	"github.com/mayfly-build/mayfly/action"
 	"github.com/mayfly-build/mayfly/engine"
+	"github.com/mayfly-build/mayfly/engine/progress/steplog"
 	"github.com/mayfly-build/mayfly/internal/hint"
 	"github.com/mayfly-build/mayfly/remotecache/gha"
 )
@@ -60,7 +61,7 @@ type step struct {
 	began time.Time
 	plan  *action.Plan
 
-	steps   action.Watcher
+	steps   steplog.Watcher
 	result  *engine.Result
 	claimed *action.Claim // nil: the job's user runs the build
 }

@@ -14,6 +14,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 
 	"github.com/mayfly-build/mayfly/action"
+	"github.com/mayfly-build/mayfly/engine/progress/steplog"
 	"github.com/mayfly-build/mayfly/engine/solver"
 	"github.com/mayfly-build/mayfly/internal/hint"
 )
@@ -55,21 +56,21 @@ func (s *step) tell(failed error) error {
 
 // explained returns the steps with why they ran: what the result says of them,
 // or else the lines of the log so far.
-func (s *step) explained() []action.Step {
-	steps := s.steps.Steps()
+func (s *step) explained() []steplog.Step {
+	all := s.steps.Steps()
 	if s.result == nil {
-		return steps
+		return all
 	}
 	why := map[digest.Digest]string{}
 	for _, st := range s.result.Steps {
 		why[st.Digest] = st.Why
 	}
-	for i := range steps {
-		if w := why[steps[i].Digest]; w != "" {
-			steps[i].Why = w
+	for i := range all {
+		if w := why[all[i].Digest]; w != "" {
+			all[i].Why = w
 		}
 	}
-	return steps
+	return all
 }
 
 // imageID returns what the build wrote; "" when it did not.
@@ -132,7 +133,7 @@ func (s *step) explain(err error) {
 	if p, ok := placeOf(err); ok && s.plan != nil {
 		a.Title, a.Text = titleOf(err), stepText(err)
 		a.Start, a.End = p.start, p.end
-		a.File = action.FileOf(p.info.GetFilename(), s.plan.Dockerfile)
+		a.File = steplog.FileOf(p.info.GetFilename(), s.plan.Dockerfile)
 	}
 	var se *solver.StepError
 	if errors.As(err, &se) {

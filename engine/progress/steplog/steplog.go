@@ -1,6 +1,15 @@
-package action
+// Package steplog keeps what a build's events say of each step, for whoever tells
+// it step by step.
+//
+//	progress.Stream ──SolveStatus──▶ Watcher ──Step, Warning──▶ action: annotations, job summary
+//	                                                       └──▶ engine/progress/sections: the log of a CI job
+//
+// In: events in any order in which a Stream sends them. Out: values. It knows
+// no CI service and prints nothing.
+package steplog
 
 import (
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -24,13 +33,58 @@ type Step struct {
 	Tail      []string // the end of its log, of a step that is not cached
 }
 
-// A LintWarning is a place in a source file that the frontend warns of.
-type LintWarning struct {
+// A Warning is a lint warning: a place in a source file that the frontend warns of.
+type Warning struct {
 	Text       string
 	Detail     string
 	URL        string
 	File       string // as the frontend names it; "" when it is not known
 	Start, End int    // lines; 0 when they are not known
+	Source     string // what stands there
+}
+
+// Rule returns what the warning's text begins with, the name of the rule:
+// "FromAsCasing". It is "" where the text has none.
+func (w Warning) Rule() string {
+	rule, _, ok := strings.Cut(w.Text, ": ")
+	if !ok || strings.ContainsAny(rule, " \t\n") {
+		return ""
+	}
+	return rule
+}
+
+// FileOf returns the path in the repository of a file that the frontend names,
+// "" where that is not known. The frontend names the Dockerfile without its
+// directory; dockerfile is where that is in the repository.
+func FileOf(name, dockerfile string) string {
+	if name != "" {
+		name = path.Clean(name)
+	}
+	if name == "" || dockerfile == name || strings.HasSuffix(dockerfile, "/"+name) {
+		return dockerfile
+	}
+	return name
+}
+
+// Reason returns why a step ran, without the step's own text, or the beginning
+// of that, before it.
+func (s Step) Reason() string {
+	text := s.Name
+	if _, rest, ok := strings.Cut(text, "] "); ok {
+		text = rest
+	}
+	if rest, ok := strings.CutPrefix(s.Why, text+": "); ok {
+		return rest
+	}
+	if begin, rest, ok := strings.Cut(s.Why, "…: "); ok && strings.HasPrefix(text, begin) {
+		return rest
+	}
+	return s.Why
+}
+
+// IsInstruction reports whether a step is one of a Dockerfile.
+func (s Step) IsInstruction() bool {
+	return strings.HasPrefix(s.Name, "[") && !strings.HasPrefix(s.Name, "[internal]")
 }
 
 // A Watcher keeps what the progress of a build says. Its methods may be called
@@ -39,7 +93,7 @@ type Watcher struct {
 	mu       sync.Mutex
 	steps    map[digest.Digest]*watched
 	order    []*watched
-	warnings []LintWarning
+	warnings []Warning
 }
 
 type watched struct {
@@ -63,7 +117,7 @@ func (w *Watcher) Read(st *client.SolveStatus) {
 		w.step(l.Vertex).log(string(l.Data))
 	}
 	for _, warn := range st.Warnings {
-		if l := lintWarning(warn); !slices.Contains(w.warnings, l) { // the frontend may run twice
+		if l := warningOf(warn); !slices.Contains(w.warnings, l) { // the frontend may run twice
 			w.warnings = append(w.warnings, l)
 		}
 	}
@@ -114,8 +168,8 @@ func (s *watched) log(data string) {
 	s.part = ""
 }
 
-func lintWarning(v *client.VertexWarning) LintWarning {
-	l := LintWarning{Text: string(v.Short), URL: v.URL}
+func warningOf(v *client.VertexWarning) Warning {
+	l := Warning{Text: string(v.Short), URL: v.URL}
 	var detail []string
 	for _, d := range v.Detail {
 		detail = append(detail, string(d))
@@ -131,7 +185,18 @@ func lintWarning(v *client.VertexWarning) LintWarning {
 		}
 		l.End = max(l.End, end, start)
 	}
+	l.Source = lines(v.SourceInfo.GetData(), l.Start, l.End)
 	return l
+}
+
+// lines returns the lines from start to end of a file, "" when it has none
+// there.
+func lines(data []byte, start, end int) string {
+	all := strings.Split(string(data), "\n")
+	if start < 1 || start > len(all) {
+		return ""
+	}
+	return strings.Join(all[start-1:min(end, len(all))], "\n")
 }
 
 // Steps returns the steps in the order in which they were seen first.
@@ -151,7 +216,7 @@ func (w *Watcher) Steps() []Step {
 }
 
 // Warnings returns the lint warnings.
-func (w *Watcher) Warnings() []LintWarning {
+func (w *Watcher) Warnings() []Warning {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.warnings)
