@@ -29,6 +29,7 @@ var floors = []floor{
 	{[]string{"internal/hint", "internal/memo", "internal/retry", "internal/parts", "ci"}, "leaves: anybody may use them, they use nobody"},
 	{[]string{"internal/stall"}, "what ends an exchange may be tried again"},
 	{[]string{"internal/registry/...", "tracing/..."}, "one registry client for images and caches, which knows neither; spans are made of events, whoever sends them"},
+	{[]string{"merge"}, "an index is made of what registries hold, whoever built it"},
 	{[]string{"remotecache"}, "a cache backend must be usable without the engine"},
 	{[]string{"remotecache/inline", "remotecache/remotecachetest"}, "the cache inside an image config, as manifests carry it too; and the suite of all backends"},
 	{[]string{"remotecache/manifest"}, "caches that are OCI manifests, whatever stores them"},

@@ -71,12 +71,14 @@ const usage = `mayfly builds container images for CI jobs.
 
 Usage:
   mayfly build [OPTIONS] PATH|URL|-    build an image from a Dockerfile
+  mayfly merge [OPTIONS] SOURCE...     make one index of the images that several jobs pushed
+  mayfly meta get FILE KEY             print a value of a metadata file
   mayfly cache ls|show|verify|prune|copy CACHE
                                        look after a remote cache
   mayfly debug why [STEP]              why the steps of a build ran
   mayfly version                       print the version
 
-"mayfly build --help" and "mayfly cache --help" list the options.
+"mayfly COMMAND --help" lists the options of a command.
 `
 
 // Main runs one command and returns its exit code. When ctx is done the
@@ -103,6 +105,10 @@ func run(ctx context.Context, w world, args []string) error {
 	switch args[0] {
 	case "build":
 		return build(ctx, w, args[1:])
+	case "merge":
+		return mergeCommand(ctx, w, args[1:])
+	case "meta":
+		return meta(w, args[1:])
 	case "cache":
 		return cache(ctx, w, args[1:])
 	case "debug":
@@ -116,5 +122,5 @@ func run(ctx context.Context, w world, args []string) error {
 		_, err := fmt.Fprint(w.stdout, usage)
 		return err
 	}
-	return usagef("unknown command %q: the commands are build, cache, debug and version", args[0])
+	return usagef("unknown command %q: the commands are build, merge, meta, cache, debug and version", args[0])
 }
