@@ -81,13 +81,15 @@ func (t token) writable() (string, bool) {
 }
 
 // readable returns the scopes that may be read, the one that is written to
-// first, then in the token's order: own branch before base branch.
+// first, then in the token's order: own branch before base branch. A scope that
+// may only be written is among them, as BuildKit has it: act's tokens have no
+// others, and a service that means it refuses.
 func (t token) readable() []string {
 	own, has := t.writable()
 	var out []string
 	for _, s := range t.scopes {
 		switch {
-		case s.Permission&canRead == 0:
+		case s.Permission&(canRead|canWrite) == 0:
 		case has && s.Scope == own:
 			out = append([]string{s.Scope}, out...)
 		default:

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/mayfly-build/mayfly/e2e/services"
+	"github.com/mayfly-build/mayfly/e2e/services/ghacache"
 	"github.com/mayfly-build/mayfly/remotecache"
 	"github.com/mayfly-build/mayfly/remotecache/gha"
 	"github.com/mayfly-build/mayfly/remotecache/remotecachetest"
@@ -157,4 +158,24 @@ func (b *breaking) Write(p []byte) (int, error) {
 		panic(http.ErrAbortHandler)
 	}
 	return b.ResponseWriter.Write(p)
+}
+
+// TestActToken has a token as act makes them: for a branch without a name, and
+// without the right to read, which its server does not ask for.
+func TestActToken(t *testing.T) {
+	c, err := services.StartGHACacheV1()
+	services.Use(t, c, err)
+	dial := func() *gha.Backend {
+		b, err := gha.New(gha.Config{URL: c.URL, Token: ghacache.AnyToken(services.GHAScope{Permission: services.GHAWrite})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	if err := dial().SaveIndex(t.Context(), "app", indexOf(1)); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := dial().LoadIndexes(t.Context(), "app"); err != nil || len(list) != 1 || !has(list[0], 1) {
+		t.Errorf("LoadIndexes: %v, %v; want what was saved", list, err)
+	}
 }
