@@ -157,7 +157,7 @@ func (in inputs) given(getenv func(string) (string, bool)) []Given {
 // isDefault reports whether an input says what it says when it is left out.
 func isDefault(name, text string) bool {
 	switch name {
-	case "load", "no-cache", "pull", "push":
+	case "load", "no-cache", "pull", "push", "cache-mounts":
 		return text == "" || strings.EqualFold(text, "false")
 	case "cache":
 		return text == "" || text == cacheAuto

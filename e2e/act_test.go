@@ -124,7 +124,7 @@ type actRun struct {
 
 // An actCommand is what a step told the runner.
 type actCommand struct {
-	Job     string            `json:"job"`
+	Step    []string          `json:"stepID"`
 	Message string            `json:"msg"`
 	Name    string            `json:"command"` // "" for a line of the log
 	Fields  map[string]string `json:"kvPairs"`
