@@ -49,6 +49,8 @@ type Plan struct {
 	Annotate   bool   // annotations of lint warnings are wanted
 	Dockerfile string // where the Dockerfile is in the repository; "" when it is not known
 	Image      string // what is built, in a few words
+
+	ownCache bool // the caches in Args are of the input cache
 }
 
 // A Variable is an environment variable.
@@ -213,6 +215,9 @@ func (p *planner) arguments() error {
 	if err != nil {
 		return err
 	}
+	if err := p.hasFiles(context); err != nil {
+		return err
+	}
 	p.add("add-host", in.addHosts...)
 	p.add("allow", in.allow...)
 	p.annotations()
@@ -278,6 +283,26 @@ func (p *planner) context() (string, gitContext, error) {
 		return git.url, git, nil
 	}
 	return git.expand(p.in.context), git, nil
+}
+
+// hasFiles says which input is wrong when a directory has nothing to build.
+func (p *planner) hasFiles(context string) error {
+	if p.job.Exists == nil || strings.Contains(context, "://") || strings.HasPrefix(context, "git@") || strings.HasPrefix(context, "github.com/") {
+		return nil
+	}
+	if !p.job.Exists(context) {
+		return hint.With(fmt.Errorf("input context: there is no directory %s", context),
+			"a step with actions/checkout comes before; without the input context the repository itself is built")
+	}
+	files := []string{p.in.file}
+	if p.in.file == "" {
+		files = []string{filepath.Join(context, "Dockerfile"), filepath.Join(context, "dockerfile")}
+	}
+	if !strings.Contains(files[0], "://") && !slices.ContainsFunc(files, p.job.Exists) {
+		return hint.With(fmt.Errorf("input file: there is no Dockerfile %s", files[0]),
+			"file is a path in the workspace, not in the context; a step with actions/checkout comes before")
+	}
+	return nil
 }
 
 // dockerfile returns where the Dockerfile is in the repository, for

@@ -51,6 +51,7 @@ func (p *planner) caches() error {
 	if !strings.Contains(spec, "scope=") {
 		spec += ",scope=auto"
 	}
+	p.ownCache = !own
 	p.add("cache-from", spec)
 	p.add("cache-to", spec+",mode=max"+mounts)
 	return nil

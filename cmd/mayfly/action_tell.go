@@ -41,7 +41,7 @@ func (s *step) tell(failed error) error {
 	}
 	r := action.Report{Image: s.plan.Image, Result: s.result, Steps: s.explained(), Elapsed: time.Since(s.began)}
 	if failed != nil {
-		r.Result, r.Error = nil, errorText(failed)
+		r.Result, r.Error = nil, s.errorText(failed)
 	}
 	if s.plan.Summary {
 		errs = append(errs, s.log.Summary(r.Markdown()))
@@ -100,7 +100,7 @@ func (s *step) metadata(failed error) string {
 	}
 	m := map[string]any{"mayfly.seconds": time.Since(s.began).Seconds()}
 	if failed != nil {
-		m["mayfly.error"] = errorText(failed)
+		m["mayfly.error"] = s.errorText(failed)
 	}
 	list := []stepEntry{}
 	for _, st := range s.steps.Steps() {
@@ -114,11 +114,13 @@ func (s *step) metadata(failed error) string {
 	return string(dt)
 }
 
-// errorText is what report says of an error, in one line.
-func errorText(err error) string {
+// errorText is what report says of an error, in one line, of inputs.
+func (s *step) errorText(err error) string {
 	text := err.Error()
 	if p, ok := placeOf(err); ok {
 		text = p.String() + ": " + stepText(err)
+	} else if s.plan != nil {
+		text = s.plan.Words(text)
 	}
 	return strings.TrimSpace(text)
 }
@@ -126,7 +128,7 @@ func errorText(err error) string {
 // explain shows what failed, last of all: the end of the step's log, and an
 // annotation at its place in the repository. Main prints the error itself.
 func (s *step) explain(err error) {
-	a := action.Annotation{Title: "mayfly", Text: errorText(err)}
+	a := action.Annotation{Title: "mayfly", Text: s.errorText(err)}
 	if h := hint.Of(err); h != "" {
 		a.Text += "\nhint: " + h
 	}
