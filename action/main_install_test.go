@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -178,6 +179,36 @@ func TestGivenBinary(t *testing.T) {
 	}
 	r.env["INPUT_VERSION"] = r.path("none")
 	if status, out := r.run(); status != 1 || !strings.Contains(out, "cannot be run") {
+		t.Errorf("exit status %d, and\n%s", status, out)
+	}
+}
+
+// TestSetup: the binary is found by its name in the steps that follow.
+func TestSetup(t *testing.T) {
+	r := newRunner(t, nobody, nil)
+	s := newSite(t, r)
+	s.release("v1.2.3", []byte("#!/bin/sh\necho mayfly v1.2.3\n"))
+	r.main = "setup/main.js"
+	for _, file := range []string{"path", "output"} {
+		r.write(file, nil, 0o666)
+	}
+	r.env["GITHUB_PATH"], r.env["GITHUB_OUTPUT"] = r.path("path"), r.path("output")
+	if status, out := r.run(); status != 0 || !strings.HasPrefix(out, "mayfly v1.2.3 (") {
+		t.Fatalf("exit status %d, and\n%s", status, out)
+	}
+	dir, err := os.ReadFile(r.path("path"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, err := exec.Command(filepath.Join(strings.TrimSpace(string(dir)), "mayfly")).CombinedOutput()
+	if string(said) != "mayfly v1.2.3\n" || err != nil {
+		t.Errorf("%s, %v", said, err)
+	}
+	if output, err := os.ReadFile(r.path("output")); string(output) != "version=v1.2.3\n" {
+		t.Errorf("output %q, %v", output, err)
+	}
+	r.env["INPUT_VERSION"] = "/bin/false"
+	if status, out := r.run(); status != 1 || !strings.Contains(out, "::error::/bin/false does not run: exit status 1") {
 		t.Errorf("exit status %d, and\n%s", status, out)
 	}
 }

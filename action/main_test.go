@@ -82,6 +82,7 @@ type runner struct {
 	binary string // the fake
 	report string
 	sudo   string // file that the fake sudo writes its arguments to
+	main   string // script that node runs
 }
 
 // newRunner makes a runner for a user, with the programs of bin.
@@ -97,22 +98,24 @@ func newRunner(t *testing.T, uid uint32, bin map[string]string) *runner {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	r := &runner{t: t, dir: dir, uid: uid, report: filepath.Join(dir, "work", "report"), sudo: filepath.Join(dir, "work", "sudo")}
-	for _, d := range []string{"bin", "tools", "temp", "work"} {
+	r := &runner{t: t, dir: dir, main: "action/main.js", uid: uid, report: filepath.Join(dir, "work", "report"), sudo: filepath.Join(dir, "work", "sudo")}
+	for _, d := range []string{"bin", "tools", "temp", "work", "action", "setup"} {
 		if err := os.Mkdir(r.path(d), 0o777); err != nil {
 			t.Fatal(err)
 		}
-	}
-	main, err := os.ReadFile("main.js")
-	if err != nil {
-		t.Fatal(err)
 	}
 	self, err := os.ReadFile(os.Args[0])
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.binary = r.path("mayfly")
-	r.write("main.js", main, 0o644)
+	for _, file := range []string{"action/main.js", "action/install.js", "setup/main.js"} {
+		text, err := os.ReadFile(filepath.Join("..", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.write(file, text, 0o644)
+	}
 	r.write("self", self, 0o755)
 	r.write("mayfly", r.fake(""), 0o755)
 	r.write("state", nil, 0o666)
@@ -156,7 +159,7 @@ func (r *runner) fake(text string) []byte {
 }
 
 func (r *runner) command() *exec.Cmd {
-	cmd := exec.Command(r.path("bin/node"), r.path("main.js"))
+	cmd := exec.Command(r.path("bin/node"), r.path(r.main))
 	cmd.Dir = r.path("work")
 	for name, value := range r.env {
 		cmd.Env = append(cmd.Env, name+"="+value)
