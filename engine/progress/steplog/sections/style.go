@@ -1,0 +1,107 @@
+package sections
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// A Style is how a CI service folds its logs.
+type Style string
+
+// The services whose logs fold.
+const (
+	GitLab    Style = "gitlab"    // docs.gitlab.com, "Custom collapsible sections"
+	Azure     Style = "azure"     // learn.microsoft.com, "Formatting commands"
+	Buildkite Style = "buildkite" // buildkite.com/docs, "Managing log output"
+)
+
+// Styles lists all of them.
+func Styles() []Style { return []Style{Azure, Buildkite, GitLab} }
+
+// open returns the line that begins a section. The id is of letters, digits
+// and _, and no other section has it.
+func (s Style) open(id, title string, at time.Time, folded bool) string {
+	title = line(title)
+	switch s {
+	case GitLab:
+		options := ""
+		if folded {
+			options = "[collapsed=true]"
+		}
+		return fmt.Sprintf("\x1b[0Ksection_start:%d:%s%s\r\x1b[0K%s\n", at.Unix(), id, options, title)
+	case Azure:
+		if !folded { // a group is folded whatever we say
+			return "##[error]" + s.text(title) + "\n"
+		}
+		return "##[group]" + s.text(title) + "\n"
+	case Buildkite:
+		if !folded {
+			return "+++ " + title + "\n"
+		}
+		return "--- " + title + "\n"
+	}
+	return title + "\n"
+}
+
+// close returns the line that ends it, "" where none does.
+func (s Style) close(id string, at time.Time, folded bool) string {
+	switch s {
+	case GitLab:
+		return fmt.Sprintf("\x1b[0Ksection_end:%d:%s\r\x1b[0K\n", at.Unix(), id)
+	case Azure:
+		if folded {
+			return "##[endgroup]\n"
+		}
+	}
+	return ""
+}
+
+// between returns the line that stands before text that is in no section,
+// where a section has no end of its own.
+func (s Style) between() string {
+	if s == Buildkite {
+		return "--- mayfly\n"
+	}
+	return ""
+}
+
+// warning returns the line of a warning.
+func (s Style) warning(text string) string {
+	if s == Azure {
+		return "##[warning]" + s.text(text) + "\n"
+	}
+	return "warning: " + text + "\n"
+}
+
+// text returns a line in which nothing is a command to the service. GitLab's
+// need a carriage return, which no line has; Buildkite's begin a line, where
+// the time stands; Azure's agent finds its own anywhere.
+func (s Style) text(l string) string {
+	if s == Azure {
+		l = strings.ReplaceAll(l, "##vso[", "## vso[")
+		l = strings.ReplaceAll(l, "##[", "## [")
+	}
+	return l
+}
+
+const maxTitle = 200 // bytes of a title; the heredoc of a RUN step can be long
+
+// line returns the first line of a text, without what controls a terminal.
+func line(s string) string {
+	s, _, cut := strings.Cut(s, "\n")
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return -1
+		}
+		return r
+	}, s)
+	if len(s) > maxTitle {
+		s, cut = strings.ToValidUTF8(s[:maxTitle], ""), true
+	}
+	if cut {
+		s += "…"
+	}
+	return s
+}
