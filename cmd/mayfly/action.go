@@ -177,7 +177,7 @@ func (s *step) traced(ctx context.Context, o buildOptions, t *tracer) error {
 	}
 	req.Progress = stream
 	res, err := engine.Build(ctx, req)
-	done()
+	done(err)
 	if err != nil {
 		if ctx.Err() != nil {
 			return fmt.Errorf("build stopped: %w", context.Cause(ctx))

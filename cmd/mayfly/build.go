@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-build/mayfly/engine/executor"
 	"github.com/mayfly-build/mayfly/engine/executor/runc"
 	"github.com/mayfly-build/mayfly/engine/progress"
+	"github.com/mayfly-build/mayfly/engine/progress/steplog"
 	"github.com/mayfly-build/mayfly/engine/source/git"
 	"github.com/mayfly-build/mayfly/internal/registry"
 )
@@ -42,20 +43,22 @@ func runBuild(ctx context.Context, w world, o buildOptions, t *tracer) (*engine.
 	}
 	defer cleanup()
 	t.follow(&req)
-	stream, shown, err := display(w, o, t.sinks()...)
+	var steps steplog.Watcher
+	stream, shown, err := display(w, o, append(t.sinks(), steps.Read)...)
 	if err != nil {
 		return nil, err
 	}
 	req.Progress = stream
 	res, err := engine.Build(ctx, req)
-	shown()
+	shown(err)
+	err = errors.Join(err, writeCodeQuality(w, o, steps.Warnings()))
 	if err != nil && ctx.Err() != nil {
 		return res, fmt.Errorf("build stopped: %w", context.Cause(ctx))
 	}
 	if res == nil {
 		return nil, err
 	}
-	return res, errors.Join(finish(w, o, req, res), err) // err is that of a cache
+	return res, errors.Join(finish(w, o, req, res), err) // err is that of a cache or of a report
 }
 
 // request turns the options into the engine's Request. What it opened is
@@ -88,7 +91,11 @@ func request(ctx context.Context, w world, o buildOptions) (_ engine.Request, cl
 	if err != nil {
 		return req, nil, err
 	}
-	if err := frontendOptions(w, o, c.opts); err != nil {
+	err = frontendOptions(w, o, c.opts)
+	if err == nil {
+		err = sourceLabels(ctx, w, o, c.opts)
+	}
+	if err != nil {
 		c.close()
 		return req, nil, err
 	}
@@ -97,14 +104,19 @@ func request(ctx context.Context, w world, o buildOptions) (_ engine.Request, cl
 }
 
 // display returns the stream of a build's events, also to sinks, and a function
-// that waits until all of them are shown.
-func display(w world, o buildOptions, sinks ...func(*client.SolveStatus)) (*progress.Stream, func(), error) {
+// to call with the build's error when it is over: it waits until all of them
+// are shown.
+func display(w world, o buildOptions, sinks ...func(*client.SolveStatus)) (*progress.Stream, func(error), error) {
+	if style, ok := sectionStyle(w, o); ok {
+		stream, shown := folded(w, style, sinks)
+		return stream, shown, nil
+	}
 	mode := progressui.DisplayMode(o.progress)
 	if mode == progressui.TtyMode && !isTerminal(w.stderr) {
 		mode = progressui.PlainMode // a terminal's progress needs a terminal
 	}
 	if o.progress == "quiet" {
-		return progress.New(sinks...), func() {}, nil
+		return progress.New(sinks...), func(error) {}, nil
 	}
 	out, ok := w.stderr.(*os.File)
 	var d progressui.Display
@@ -130,7 +142,7 @@ func display(w world, o buildOptions, sinks ...func(*client.SolveStatus)) (*prog
 		_, _ = d.UpdateFrom(context.Background(), ch)
 	}()
 	stream := progress.New(append(sinks, func(st *client.SolveStatus) { ch <- st })...)
-	return stream, func() { close(ch); <-done }, nil
+	return stream, func(error) { close(ch); <-done }, nil
 }
 
 func isTerminal(w io.Writer) bool {
@@ -159,6 +171,9 @@ func finish(w world, o buildOptions, req engine.Request, res *engine.Result) err
 		}
 	}
 	talk := talks(o)
+	if err := writeDotenv(w, o, res); err != nil {
+		return err
+	}
 	if len(req.Outputs) == 0 && talk {
 		fmt.Fprintln(w.stderr, "warning: no output is given: the result stays in the state dir; name it with -t and push it with --push, or give -o")
 	}

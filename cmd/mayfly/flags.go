@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -25,7 +26,8 @@ type buildOptions struct {
 	target, root, runtime, snapshotter string
 	iidFile, metadataFile, trace       string
 	noCache, pull, push, quiet         bool
-	traceSteps                         bool
+	traceSteps, ciLabels               bool
+	dotenv, codeQuality                string
 	parallel                           int
 }
 
@@ -43,6 +45,9 @@ func parseBuild(w world, args []string) (buildOptions, error) {
 	f.StringArrayVar(&o.buildContexts, "build-context", nil, "name another context: `NAME=PATH|URL|docker-image://REF`")
 	f.StringArrayVar(&o.cacheFrom, "cache-from", nil, "read a cache: `type=registry,ref=REF` or REF; type=local,src=DIR")
 	f.StringArrayVar(&o.cacheTo, "cache-to", nil, "write a cache: `type=registry,ref=REF[,mode=max]`; type=local,dest=DIR; type=inline")
+	f.BoolVar(&o.ciLabels, "ci-labels", false, "add labels org.opencontainers.image.* with repository, commit and tag of the CI job; --label goes before")
+	f.StringVar(&o.codeQuality, "code-quality", "", "write lint warnings to `FILE`, as GitLab's Code Quality report")
+	f.StringVar(&o.dotenv, "dotenv", "", "write digests and names of the image to `FILE`, as GitLab's dotenv report")
 	f.StringVar(&o.cgroupParent, "cgroup-parent", "", "parent `CGROUP` of the steps")
 	f.StringVarP(&o.file, "file", "f", "", "the Dockerfile: `PATH`, or - for standard input (default PATH/Dockerfile)")
 	f.StringVar(&o.iidFile, "iidfile", "", "write the image's config digest to `FILE`")
@@ -53,7 +58,7 @@ func parseBuild(w world, args []string) (buildOptions, error) {
 	f.StringArrayVar(&o.noCacheFilter, "no-cache-filter", nil, "run every step of a `STAGE`")
 	f.StringArrayVarP(&o.outputs, "output", "o", nil, "where the result goes: `type=image|oci|docker|tar|local,…`, or a directory, or - for a tar on stdout")
 	f.StringVar(&o.platform, "platform", "", "`PLATFORM` to build for (default this machine's)")
-	f.StringVar(&o.progress, "progress", "auto", "`STYLE` of the progress: auto, plain, tty, rawjson, quiet")
+	f.StringVar(&o.progress, "progress", "auto", "`STYLE` of the progress: "+strings.Join(progressStyles(), ", "))
 	f.BoolVar(&o.pull, "pull", false, "ask the registry for base images; always so here, accepted for compatibility")
 	f.BoolVar(&o.push, "push", false, "push the image: short for -o type=image,push=true")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress, print the digest")
@@ -79,10 +84,11 @@ func parseBuild(w world, args []string) (buildOptions, error) {
 		return o, usagef("mayfly build takes one context (PATH, URL or -), %d are given", f.NArg())
 	}
 	o.context = f.Arg(0)
-	switch o.progress {
-	case "auto", "plain", "tty", "rawjson", "quiet":
-	default:
-		return o, usagef("--progress: %q is none of auto, plain, tty, rawjson, quiet", o.progress)
+	if styles := progressStyles(); !slices.Contains(styles, o.progress) {
+		return o, usagef("--progress: %q is none of %s", o.progress, strings.Join(styles, ", "))
+	}
+	if err := ciFileFlags(f, o); err != nil {
+		return o, err
 	}
 	if o.quiet {
 		o.progress = "quiet"
