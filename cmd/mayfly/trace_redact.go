@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"regexp"
@@ -64,31 +63,18 @@ func (s watchedSecrets) Get(ctx context.Context, id string) ([]byte, error) {
 	return dt, err
 }
 
-const (
-	minSecret     = 4 // bytes; what is shorter is found in any text
-	minSecretLine = 8 // bytes of a line of a secret of several
-)
-
 // learn remembers a value and, when it has several lines, each of them. A
 // value may stand in a text quoted, as Go does it.
 func (r *redactor) learn(value []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	add := func(v []byte, least int) {
-		v = bytes.TrimSpace(v)
-		if len(v) < least {
-			return
-		}
-		quoted := strconv.Quote(string(v))
-		for _, s := range []string{string(v), quoted[1 : len(quoted)-1]} {
+	for _, word := range secret.Words(value) {
+		quoted := strconv.Quote(string(word))
+		for _, s := range []string{string(word), quoted[1 : len(quoted)-1]} {
 			if !slices.Contains(r.values, s) {
 				r.values = append(r.values, s)
 			}
 		}
-	}
-	add(value, minSecret)
-	for line := range bytes.Lines(value) {
-		add(line, minSecretLine)
 	}
 	// The longer first: one may be part of another.
 	slices.SortStableFunc(r.values, func(a, b string) int { return cmp.Compare(len(b), len(a)) })

@@ -28,6 +28,7 @@ type Azurite struct {
 	Account string
 	Key     string // of the account, base64; azurite's documented one, and no secret
 	CAFile  string // PEM file of the certificate to trust; "" without TLS
+	Dir     string // where it keeps the blobs
 
 	p   *process
 	dir string
@@ -50,6 +51,7 @@ func StartAzurite(cfg AzuriteConfig) (*Azurite, error) {
 	if a.dir, err = os.MkdirTemp("", "mayfly-azurite-"); err != nil {
 		return nil, fmt.Errorf("make azurite's directory: %w", err)
 	}
+	a.Dir = filepath.Join(a.dir, "data")
 	if err := a.start(bin, cfg); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
@@ -62,7 +64,7 @@ func (a *Azurite) start(bin string, cfg AzuriteConfig) error {
 		return fmt.Errorf("find a port for azurite: %w", err)
 	}
 	host, port, _ := strings.Cut(addr, ":") // loopback of IPv4
-	args := []string{"--blobHost", host, "--blobPort", port, "--location", filepath.Join(a.dir, "data"),
+	args := []string{"--blobHost", host, "--blobPort", port, "--location", a.Dir,
 		"--silent", "--skipApiVersionCheck", "--disableTelemetry"}
 	scheme, client := "http", &http.Client{Timeout: 5 * time.Second}
 	defer client.CloseIdleConnections()

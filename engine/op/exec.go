@@ -68,7 +68,14 @@ func (e *exec) Run(ctx context.Context, inputs []*layer.State) (_ []*layer.State
 	if err != nil {
 		return nil, err
 	}
-	if err := e.w.Executor.Run(ctx, p); err != nil {
+	// What the step was given in confidence does not show when it prints it.
+	stdout, stderr := secret.Mask(p.Stdout, m.values...), secret.Mask(p.Stderr, m.values...)
+	p.Stdout, p.Stderr = stdout, stderr
+	err = e.w.Executor.Run(ctx, p)
+	if err := errors.Join(stdout.Close(), stderr.Close()); err != nil {
+		return nil, err
+	}
+	if err != nil {
 		var exit *executor.ExitError
 		if !errors.As(err, &exit) || !slices.Contains(e.op.Meta.ValidExitCodes, int32(exit.Status)) {
 			return nil, fmt.Errorf("process %q did not complete successfully: %w", strings.Join(e.op.Meta.Args, " "), err)
@@ -112,6 +119,7 @@ func (e *exec) process(ctx context.Context, m *mounts) (executor.Process, error)
 			return p, secretHint(err, s.ID)
 		}
 		p.Env = append(p.Env, s.Name+"="+string(dt))
+		m.values = append(m.values, dt)
 	}
 	if e.w.StepEnv != nil {
 		p.Env = append(p.Env, e.w.StepEnv(e.v.Digest)...)

@@ -37,7 +37,8 @@ type mounts struct {
 
 	outputs []output
 	closers []func() error
-	secrets string // directory on a tmpfs, made with the first secret
+	secrets string   // directory on a tmpfs, made with the first secret
+	values  [][]byte // of the secrets that the step gets
 }
 
 // An output is what one mount leaves for other steps.
@@ -237,6 +238,7 @@ func (m *mounts) secret(ctx context.Context, pm *pb.Mount) error {
 	if err != nil {
 		return secretHint(err, opt.ID)
 	}
+	m.values = append(m.values, dt)
 	dir, err := m.secretDir()
 	if err != nil {
 		return err

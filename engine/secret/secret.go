@@ -1,10 +1,11 @@
 // Package secret holds what a build may use but not keep.
 //
 //	cmd, action ──ids──▶ secret ──bytes──▶ op/exec, source/git, source/http
+//	                                          └─output─▶ Mask ──▶ progress
 //
 // A secret is read when a step asks for it and goes to that step alone; an SSH
 // agent is forwarded through a socket that lives as long as the step. The
-// package never puts a value into an error.
+// package never puts a value into an error, and masks those that a step prints.
 package secret
 
 import (
