@@ -332,14 +332,14 @@ func (p *planner) dockerfile(context string, git gitContext) string {
 	return filepath.Clean(file)
 }
 
-// annotations adds those of the manifest. mayfly builds for one platform and
-// makes no index, so that those of an index have no place.
+// annotations adds those that have a place: the image of a single platform is
+// no index.
 func (p *planner) annotations() {
 	var dropped []string
 	for _, a := range p.in.annotations {
 		key, _, _ := strings.Cut(a, "=")
 		levels, _, ok := strings.Cut(key, ":")
-		if !ok || !areLevels(levels) {
+		if !ok || !areLevels(levels) || p.hasIndex() {
 			p.add("annotation", a) // without a level it is the manifest's
 			continue
 		}
@@ -355,6 +355,9 @@ func (p *planner) annotations() {
 		p.warn("input annotations: the image has no index for %s: left out", strings.Join(dropped, ", "))
 	}
 }
+
+// hasIndex reports whether the image is an index.
+func (p *planner) hasIndex() bool { return len(p.in.platforms) > 1 }
 
 // areLevels reports whether what stands before the colon of an annotation
 // names levels: "manifest,index", "manifest[linux/amd64]".

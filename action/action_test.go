@@ -78,6 +78,7 @@ func TestNotes(t *testing.T) {
 		"unset secret env":    {map[string]string{"secret-envs": "A=B"}, "warning: input secret-envs: the environment variable B is not set"},
 		"no secret file":      {map[string]string{"secret-files": "A"}, "warning: input secret-files: "},
 		"index annotations":   {map[string]string{"annotations": "index:a=b"}, "warning: input annotations: the image has no index for index:a"},
+		"annotated index":     {map[string]string{"annotations": "index:a=b", "platforms": "linux/amd64,linux/arm64"}, ""},
 		"annotation":          {map[string]string{"annotations": "a=b:c"}, ""},
 		"nowhere":             {map[string]string{"tags": "a/b"}, "info: the image is neither pushed nor loaded"},
 		"pushed":              {map[string]string{"tags": "a/b", "push": "true"}, ""},

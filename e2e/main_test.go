@@ -101,5 +101,5 @@ func isStep(name string) bool {
 		return false
 	}
 	pos, rest, ok := strings.Cut(name[1:], "] ")
-	return ok && strings.Contains(pos, "/") && !strings.HasPrefix(rest, "FROM ")
+	return ok && strings.Contains(pos, "/") && !strings.HasSuffix(pos, " internal") && !strings.HasPrefix(rest, "FROM ")
 }

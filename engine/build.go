@@ -13,9 +13,6 @@ import (
 	"time"
 
 	"github.com/moby/buildkit/client/llb/sourceresolver"
-	"github.com/moby/buildkit/exporter/containerimage/exptypes"
-	commonexptypes "github.com/moby/buildkit/exporter/exptypes"
-	"github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
 
 	"github.com/mayfly-build/mayfly/engine/buildcache"
@@ -206,18 +203,21 @@ func (b *build) run(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := targetOf(out)
+	p, err := productOf(out)
 	if err != nil {
 		return nil, err
 	}
+	if err := b.canExport(p); err != nil {
+		return nil, err
+	}
 	ectx, cancel := context.WithCancel(ctx)
-	e := b.startEager(ectx, t)
+	e := b.startEager(ectx, p)
 	defer func() { cancel(); e.wait() }()
 	b.eager.Store(e)
 	var failed error
 	for tries := 1; ; tries++ {
-		res.Caches = nil
-		err := b.export(ctx, t, res)
+		res.Caches, res.Images = nil, nil
+		err := b.export(ctx, p, res)
 		if errors.Is(err, layer.ErrLost) && ctx.Err() == nil && tries < maxTries {
 			// The layer forgot the blob: the next try makes it of its files,
 			// or runs the step again.
@@ -241,52 +241,6 @@ func (b *build) run(ctx context.Context) (*Result, error) {
 	res.BytesIn, res.BytesOut = stats.BytesIn, stats.BytesOut
 	res.Seconds = time.Since(b.began).Seconds()
 	return res, failed
-}
-
-// A target is what the frontend made of the Dockerfile.
-type target struct {
-	ref        *dockerfile.Ref
-	config     []byte
-	baseConfig []byte
-	platform   *exptypes.Platform
-	epoch      []byte
-}
-
-func targetOf(res *client.Result) (*target, error) {
-	ps, err := exptypes.ParsePlatforms(res.Metadata)
-	if err != nil {
-		return nil, err
-	}
-	if len(ps.Platforms) > 1 {
-		return nil, fmt.Errorf("%d platforms are asked for, one is built at a time", len(ps.Platforms))
-	}
-	t := &target{}
-	var ref client.Reference
-	if len(ps.Platforms) == 1 {
-		t.platform = &ps.Platforms[0]
-		ref, _ = res.FindRef(t.platform.ID)
-	}
-	if ref == nil {
-		ref = res.Ref
-	}
-	if ref != nil {
-		r, ok := ref.(*dockerfile.Ref)
-		if !ok {
-			return nil, fmt.Errorf("the frontend returned a %T", ref)
-		}
-		t.ref = r
-	}
-	t.config = exptypes.ParseKey(res.Metadata, exptypes.ExporterImageConfigKey, t.platform)
-	t.baseConfig = exptypes.ParseKey(res.Metadata, exptypes.ExporterImageBaseConfigKey, t.platform)
-	t.epoch = exptypes.ParseKey(res.Metadata, commonexptypes.ExporterEpochKey, t.platform)
-	return t, nil
-}
-
-func (t *target) state(ctx context.Context) (*layer.State, error) {
-	if t.ref == nil {
-		return nil, nil
-	}
-	return t.ref.State(ctx)
 }
 
 // Solve returns the result of an edge.

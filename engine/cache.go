@@ -12,7 +12,7 @@ import (
 
 	"github.com/mayfly-build/mayfly/engine/buildcache"
 	"github.com/mayfly-build/mayfly/engine/exporter/image"
-	"github.com/mayfly-build/mayfly/engine/layer"
+	"github.com/mayfly-build/mayfly/engine/llb"
 	"github.com/mayfly-build/mayfly/engine/progress"
 	"github.com/mayfly-build/mayfly/remotecache"
 	"github.com/mayfly-build/mayfly/remotecache/inline"
@@ -61,7 +61,7 @@ const exportTimeout = 10 * time.Minute
 // startCacheExports writes the caches beside whatever the caller does next.
 // The function it returns waits for them; given the error of a failed build
 // it stops them first.
-func (b *build) startCacheExports(ctx context.Context, t *target, s *layer.State) func(error) *cacheExports {
+func (b *build) startCacheExports(ctx context.Context, p *product) func(error) *cacheExports {
 	ctx, cancel := context.WithCancel(ctx)
 	n := len(b.exports)
 	out := &cacheExports{outcomes: make([]CacheOutcome, n), errs: make([]error, n), mounts: make([][]CacheOutcome, n)}
@@ -69,7 +69,7 @@ func (b *build) startCacheExports(ctx context.Context, t *target, s *layer.State
 	var work sync.WaitGroup
 	for i, ex := range b.exports {
 		work.Go(func() {
-			out.outcomes[i], out.errs[i] = b.exportCache(ctx, t, ex)
+			out.outcomes[i], out.errs[i] = b.exportCache(ctx, p, ex)
 			if ex.Manifest != nil {
 				if desc, ok := ex.Manifest(); ok { // before that of a cache mount
 					manifests[i] = &desc
@@ -118,7 +118,7 @@ func (e *cacheError) Unwrap() error { return e.error }
 
 // exportCache writes one cache in its own domain: whatever goes wrong is an
 // outcome. The error is that of an export that may fail the build.
-func (b *build) exportCache(ctx context.Context, t *target, ex *cacheExport) (CacheOutcome, error) {
+func (b *build) exportCache(ctx context.Context, p *product, ex *cacheExport) (CacheOutcome, error) {
 	step := b.req.Progress.Step("exporting cache to " + ex.Name)
 	step.Begin()
 	ex.step.Store(step)
@@ -129,7 +129,7 @@ func (b *build) exportCache(ctx context.Context, t *target, ex *cacheExport) (Ca
 	}
 	ctx, cancel := context.WithTimeoutCause(progress.With(ctx, step), timeout, fmt.Errorf("not done within %s", timeout))
 	defer cancel()
-	got, err := b.writeCache(ctx, t, ex)
+	got, err := b.writeCache(ctx, p, ex)
 	err = late(ctx, err)
 	out := CacheOutcome{
 		Name: ex.Name, Export: true, Outcome: string(got.State), Blobs: got.Blobs, Bytes: got.Bytes, Carried: got.Carried,
@@ -159,15 +159,16 @@ func (b *build) exportCache(ctx context.Context, t *target, ex *cacheExport) (Ca
 	return out, nil
 }
 
-func (b *build) writeCache(ctx context.Context, t *target, ex *cacheExport) (remotecache.Outcome, error) {
+func (b *build) writeCache(ctx context.Context, p *product, ex *cacheExport) (remotecache.Outcome, error) {
 	if ex.Denied != nil {
 		return remotecache.Outcome{State: remotecache.Skipped}, ex.Denied
 	}
-	if t.ref == nil || t.ref.IsEmpty() {
+	edges := p.edges()
+	if len(edges) == 0 {
 		return remotecache.Outcome{}, remotecache.ErrEmpty
 	}
 	x := buildcache.Exporter{
-		Records: b.solver.Records(ctx, t.ref.Edge), Remotes: b.remote,
+		Records: b.solver.Records(ctx, edges...), Results: edges, Remotes: b.remote,
 		Max: ex.Max, Compression: ex.Compression, ForceCompression: ex.ForceCompression,
 	}
 	idx, sources, err := x.Index(ctx)
@@ -186,7 +187,7 @@ func (b *build) writeCache(ctx context.Context, t *target, ex *cacheExport) (rem
 // inlineCache returns the records for the config of an image, nil unless they
 // are asked for. They are a cache: what goes wrong is a warning.
 func (b *build) inlineCache(ctx context.Context, t *target, layers []image.Layer) []byte {
-	if !b.req.Inline || t.ref == nil || t.ref.IsEmpty() {
+	if !b.req.Inline || t.isEmpty() {
 		return nil
 	}
 	out := CacheOutcome{Name: "inline", Export: true, Outcome: "ok"}
@@ -204,7 +205,9 @@ func (b *build) inlineCache(ctx context.Context, t *target, layers []image.Layer
 }
 
 func (b *build) inlineRecords(ctx context.Context, t *target, layers []image.Layer) ([]byte, error) {
-	x := buildcache.Exporter{Records: b.solver.Records(ctx, t.ref.Edge), Remotes: b.remote}
+	x := buildcache.Exporter{
+		Records: b.solver.Records(ctx, t.ref.Edge), Results: []llb.Edge{t.ref.Edge}, Remotes: b.remote,
+	}
 	idx, _, err := x.Index(ctx)
 	if err != nil {
 		return nil, err

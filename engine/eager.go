@@ -30,8 +30,8 @@ type eager struct {
 // eagerLayers is how many layers are compressed beside the steps at once.
 const eagerLayers = 1
 
-// startEager makes ready for the steps of t. Work goes on until ctx is done.
-func (b *build) startEager(ctx context.Context, t *target) *eager {
+// startEager makes ready for the steps of p. Work goes on until ctx is done.
+func (b *build) startEager(ctx context.Context, p *product) *eager {
 	slots := semaphore.NewWeighted(eagerLayers)
 	var work sync.WaitGroup
 	e := &eager{b: b, inImage: map[digest.Digest]bool{}, wait: work.Wait}
@@ -47,8 +47,8 @@ func (b *build) startEager(ctx context.Context, t *target) *eager {
 			}
 		})
 	}
-	if t.ref != nil && !t.ref.IsEmpty() {
-		for v := t.ref.Edge.Vertex; v != nil; v = baseOf(v) {
+	for _, edge := range p.edges() {
+		for v := edge.Vertex; v != nil; v = baseOf(v) {
 			e.inImage[v.Digest] = true
 		}
 	}

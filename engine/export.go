@@ -1,41 +1,48 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"strconv"
 	"time"
 
-	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-build/mayfly/engine/exporter/image"
-	"github.com/mayfly-build/mayfly/engine/exporter/local"
-	"github.com/mayfly-build/mayfly/engine/exporter/oci"
-	"github.com/mayfly-build/mayfly/engine/exporter/tar"
 	"github.com/mayfly-build/mayfly/engine/layer"
 	"github.com/mayfly-build/mayfly/engine/progress"
-	"github.com/mayfly-build/mayfly/internal/registry"
+	"github.com/mayfly-build/mayfly/internal/hint"
 )
+
+// canExport says which output cannot take what was built, before anything runs.
+func (b *build) canExport(p *product) error {
+	for _, o := range b.req.Outputs {
+		if o.Kind == OutputDocker && p.multi {
+			return hint.With(errors.New("an output of type=docker takes an image of one platform, not an index of several"),
+				"give one --platform, or use -o type=oci, which holds all of them")
+		}
+		if err := o.checkAnnotations(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // export makes the result and gives it every form that is asked for. Caches
 // are written beside the outputs and end in res. The error is a *cacheError
 // when all is done but for caches that are to fail the build.
-func (b *build) export(ctx context.Context, t *target, res *Result) error {
-	state, err := t.state(ctx)
+func (b *build) export(ctx context.Context, p *product, res *Result) error {
+	states, err := p.states(ctx)
 	if err != nil {
 		return err
 	}
-	wait := b.startCacheExports(ctx, t, state)
+	wait := b.startCacheExports(ctx, p)
 	for _, o := range b.req.Outputs {
-		if err := b.output(ctx, t, state, o, res); err != nil {
+		if err := b.output(ctx, p, states, o, res); err != nil {
 			wait(err)
 			return err
 		}
@@ -43,10 +50,10 @@ func (b *build) export(ctx context.Context, t *target, res *Result) error {
 	return wait(nil).into(res)
 }
 
-func (b *build) output(ctx context.Context, t *target, s *layer.State, o Output, res *Result) error {
+func (b *build) output(ctx context.Context, p *product, states []*layer.State, o Output, res *Result) error {
 	step := b.req.Progress.Step(stepName(o))
 	step.Begin()
-	err := b.outputAs(progress.With(ctx, step), t, s, o, res)
+	err := b.outputAs(progress.With(ctx, step), p, states, o, res)
 	step.End(err)
 	return err
 }
@@ -65,62 +72,31 @@ func stepName(o Output) string {
 	return "exporting to " + string(o.Kind)
 }
 
-func (b *build) outputAs(ctx context.Context, t *target, s *layer.State, o Output, res *Result) error {
+func (b *build) outputAs(ctx context.Context, p *product, states []*layer.State, o Output, res *Result) error {
 	switch o.Kind {
 	case OutputTar, OutputLocal:
-		return b.files(ctx, t, s, o)
+		return b.files(ctx, p, states, o)
 	}
-	img, blobs, err := b.image(ctx, t, s, o)
+	images := make([]*targetImage, len(p.targets))
+	g, gctx := errgroup.WithContext(ctx)
+	for i, t := range p.targets {
+		g.Go(func() (err error) {
+			images[i], err = b.image(gctx, t, states[i], o)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	s, err := assemble(p, images, o)
 	if err != nil {
 		return err
 	}
-	if t.platform != nil {
-		p := t.platform.Platform
-		img.ManifestDesc.Platform = &p
-	}
-	created := time.Now().UTC()
-	if epoch, err := t.epochFor(o); err == nil && epoch != nil {
-		created = epoch.UTC()
-	}
-	img.ManifestDesc.Annotations = map[string]string{ocispec.AnnotationCreated: created.Format(time.RFC3339)}
-	if err := b.deliver(ctx, img, blobs, o); err != nil {
+	if err := b.deliver(ctx, s, o); err != nil {
 		return err
 	}
-	desc := img.ManifestDesc
-	desc.Annotations = map[string]string{
-		ocispec.AnnotationCreated:        created.Format(time.RFC3339),
-		exptypes.ExporterConfigDigestKey: img.ConfigDesc.Digest.String(),
-	}
-	res.Digest, res.Config, res.Descriptor = desc.Digest, img.ConfigDesc.Digest, &desc
-	res.Size = desc.Size + img.ConfigDesc.Size
-	for _, l := range img.Layers {
-		res.Size += l.Size
-	}
-	for _, n := range o.Names {
-		if !slices.Contains(res.Names, n) {
-			res.Names = append(res.Names, n)
-		}
-	}
+	s.into(res, o)
 	return nil
-}
-
-func (b *build) files(ctx context.Context, t *target, s *layer.State, o Output) error {
-	view, err := s.View(ctx)
-	if err != nil {
-		return err
-	}
-	epoch, err := t.epochFor(o)
-	if err != nil {
-		return err
-	}
-	if o.Kind == OutputLocal {
-		return local.Export(ctx, view, o.Dir, local.Options{Epoch: epoch})
-	}
-	w, err := o.Open()
-	if err != nil {
-		return err
-	}
-	return closeFile(w, tar.Export(ctx, w, view, tar.Options{Epoch: epoch}))
 }
 
 // closeFile ends the writing of a file; one that failed, and can be given up,
@@ -133,38 +109,33 @@ func closeFile(w io.WriteCloser, err error) error {
 	return errors.Join(err, w.Close())
 }
 
-// epochFor returns the time that later ones become; nil for none.
-func (t *target) epochFor(o Output) (*time.Time, error) {
-	if o.Epoch != nil || len(t.epoch) == 0 {
-		return o.Epoch, nil
-	}
-	n, err := strconv.ParseInt(string(t.epoch), 10, 64)
-	if err != nil {
-		return nil, fmt.Errorf("SOURCE_DATE_EPOCH: %q is not a number of seconds", t.epoch)
-	}
-	e := time.Unix(n, 0).UTC()
-	return &e, nil
-}
-
 // A placed blob is a layer of an image and where its bytes are.
 type placed struct {
 	blob  layer.Blob
 	state *layer.State
 }
 
+// A targetImage is the image of one target.
+type targetImage struct {
+	*image.Image
+	target *target
+	blobs  []placed
+	epoch  *time.Time // that its times were clamped to; nil for none
+}
+
 // image makes the layers' blobs, config and manifest. With a push the blobs
 // travel as soon as they are made.
-func (b *build) image(ctx context.Context, t *target, s *layer.State, o Output) (*image.Image, []placed, error) {
+func (b *build) image(ctx context.Context, t *target, s *layer.State, o Output) (*targetImage, error) {
 	epoch, err := t.epochFor(o)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	base, err := baseDiffIDs(t.baseConfig)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	chain := chainOf(s)
-	blobs := make([]placed, len(chain))
+	made := &targetImage{target: t, blobs: make([]placed, len(chain)), epoch: epoch}
 	layers := make([]image.Layer, len(chain))
 	g, gctx := errgroup.WithContext(ctx)
 	for i, l := range chain {
@@ -180,25 +151,29 @@ func (b *build) image(ctx context.Context, t *target, s *layer.State, o Output) 
 				}
 			}
 			info := l.Info()
-			blobs[i] = placed{blob, l}
+			made.blobs[i] = placed{blob, l}
 			layers[i] = image.Layer{Desc: blob.Desc, DiffID: blob.DiffID, Created: info.Created, Description: info.Description}
 			if rewrite {
 				layers[i].RewrittenTo = epoch
 			}
 			if o.Push {
-				return b.pushBlob(gctx, o.Names, blobs[i])
+				return b.pushBlob(gctx, o.Names, made.blobs[i])
 			}
 			return nil
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	img, err := image.Build(image.Input{
+	made.Image, err = image.Build(image.Input{
 		Config: t.config, BaseConfig: t.baseConfig, Layers: layers, Epoch: epoch,
-		InlineCache: b.inlineCache(ctx, t, layers), DockerTypes: o.DockerTypes, Annotations: o.Annotations,
+		InlineCache: b.inlineCache(ctx, t, layers), DockerTypes: o.DockerTypes, Annotations: o.annotations(OnManifest, t),
 	})
-	return img, blobs, err
+	if err != nil {
+		return nil, err
+	}
+	made.ManifestDesc.Annotations = o.annotations(OnManifestDescriptor, t)
+	return made, nil
 }
 
 func baseDiffIDs(config []byte) ([]digest.Digest, error) {
@@ -217,86 +192,4 @@ func chainOf(s *layer.State) []*layer.State {
 		return nil
 	}
 	return s.Chain()
-}
-
-// deliver takes a finished image where it is to go.
-func (b *build) deliver(ctx context.Context, img *image.Image, blobs []placed, o Output) error {
-	switch o.Kind {
-	case OutputImage:
-		if !o.Push {
-			return nil
-		}
-		return b.push(ctx, img, o)
-	}
-	out := oci.Image{
-		Manifest: img.Manifest, ManifestDesc: img.ManifestDesc, Config: img.Config, ConfigDesc: img.ConfigDesc,
-		Layers: img.Layers, Names: o.Names,
-		Open: func(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-			i := slices.IndexFunc(blobs, func(p placed) bool { return p.blob.Desc.Digest == desc.Digest })
-			if i < 0 {
-				return nil, fmt.Errorf("layer %s is not of this image", desc.Digest)
-			}
-			return blobs[i].state.Open(ctx, blobs[i].blob)
-		},
-	}
-	if !o.Tar {
-		return oci.WriteDir(ctx, o.Dir, out)
-	}
-	w, err := o.Open()
-	if err != nil {
-		return err
-	}
-	return closeFile(w, oci.WriteTar(ctx, w, out, o.Kind == OutputDocker))
-}
-
-// pushBlob brings one layer to the repository of every name.
-func (b *build) pushBlob(ctx context.Context, names []string, p placed) error {
-	for _, name := range names {
-		ref, err := registry.ParseRef(name)
-		if err != nil {
-			return err
-		}
-		from := ""
-		if p.blob.Origin != nil {
-			from = p.blob.Origin.Repository()
-		}
-		if from == ref.Name() {
-			continue // the registry gave it to us: it holds it
-		}
-		part := progress.From(ctx).Start("pushing layer "+p.blob.Desc.Digest.String(), p.blob.Desc.Size)
-		err = b.req.Registry.PutBlob(ctx, name, p.blob.Desc, func() (io.ReadCloser, error) {
-			return p.state.Open(ctx, p.blob)
-		}, from)
-		part.Done()
-		if err != nil {
-			return fmt.Errorf("push %s: %w", name, err)
-		}
-	}
-	return nil
-}
-
-// push brings the config and then the manifest to every name: a tag moves
-// last, when all it needs is there.
-func (b *build) push(ctx context.Context, img *image.Image, o Output) error {
-	for _, name := range o.Names {
-		err := b.req.Registry.PutBlob(ctx, name, img.ConfigDesc, func() (io.ReadCloser, error) {
-			return io.NopCloser(bytes.NewReader(img.Config)), nil
-		}, "")
-		if err != nil {
-			return fmt.Errorf("push %s: %w", name, err)
-		}
-	}
-	for _, name := range o.Names {
-		whole := name + "@" + img.ManifestDesc.Digest.String()
-		if o.ByDigest {
-			name = whole
-		}
-		part := progress.From(ctx).Start("pushing manifest for "+whole, img.ManifestDesc.Size)
-		err := b.req.Registry.PutManifest(ctx, name, img.ManifestDesc, img.Manifest)
-		part.Done()
-		if err != nil {
-			return fmt.Errorf("push %s: %w", name, err)
-		}
-	}
-	return nil
 }

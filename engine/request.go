@@ -83,7 +83,11 @@ type Output struct {
 	DockerTypes      bool // media types of Docker instead of OCI's
 	RewriteTimestamp bool // clamp the files' times to Epoch
 	Epoch            *time.Time
-	Annotations      map[string]string
+	Annotations      []Annotation
+
+	// Split says whether local has a directory for each platform; nil means
+	// when several are built.
+	Split *bool
 
 	Dir string // local; oci and docker when not a tar: the directory
 	Tar bool   // oci, docker: one file
@@ -91,6 +95,24 @@ type Output struct {
 	// whole; one that fails and has an Abandon method is abandoned instead.
 	Open func() (io.WriteCloser, error)
 }
+
+// An Annotation is a key and value that a part of an image carries.
+type Annotation struct {
+	On         AnnotationPlace
+	Platform   string // of OnManifest and OnManifestDescriptor: the one platform that gets it, as "linux/arm64"; "" means all
+	Key, Value string
+}
+
+// An AnnotationPlace is where an annotation is.
+type AnnotationPlace string
+
+// The places of annotations, as --annotation names them.
+const (
+	OnManifest           AnnotationPlace = "manifest"
+	OnManifestDescriptor AnnotationPlace = "manifest-descriptor"
+	OnIndex              AnnotationPlace = "index"
+	OnIndexDescriptor    AnnotationPlace = "index-descriptor"
+)
 
 // An Import is a cache to read.
 type Import struct {
@@ -163,10 +185,11 @@ type MountsExport struct {
 type Result struct {
 	Ref        string // names the build
 	Digest     digest.Digest
-	Config     digest.Digest
-	Descriptor *ocispec.Descriptor // of the image's manifest; nil when no image was made
-	Size       int64               // bytes of the image as stored: manifest, config and layers
+	Config     digest.Digest       // "" when the image is an index
+	Descriptor *ocispec.Descriptor // of the image's manifest or index; nil when no image was made
+	Size       int64               // bytes of the image as stored: manifests, configs and layers
 	Names      []string
+	Images     []PlatformImage // of each platform, in the order asked for; nil when no image was made
 	Steps      []Step
 	Caches     []CacheOutcome
 	Manifest   *ocispec.Descriptor // of the cache exported; nil when there is none
@@ -174,6 +197,14 @@ type Result struct {
 	BytesOut   int64               // written to registries
 	Warnings   []string
 	Seconds    float64
+}
+
+// A PlatformImage is the image for one platform.
+type PlatformImage struct {
+	Platform ocispec.Platform
+	Digest   digest.Digest // of its manifest
+	Config   digest.Digest
+	Size     int64 // bytes as stored: manifest, config and layers
 }
 
 // A CacheOutcome says what became of one cache, or of a cache mount in one:

@@ -31,6 +31,9 @@ packages=(
 if wants services && ! command -v npm >/dev/null; then
   packages+=(nodejs npm)                      # for azurite and actions-cache: node 20 or newer
 fi
+if wants services; then
+  packages+=(qemu-user-static)                # runs steps of another platform in a test
+fi
 missing=()
 for p in "${packages[@]}"; do
   [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")

@@ -81,18 +81,6 @@ func (a *attrs) oneOf(key, def string, values ...string) string {
 	return v
 }
 
-// prefixed takes every field whose key starts with prefix.
-func (a *attrs) prefixed(prefix string) map[string]string {
-	out := map[string]string{}
-	for k, v := range a.fields {
-		if rest, ok := strings.CutPrefix(k, prefix); ok {
-			out[rest] = v
-			delete(a.fields, k)
-		}
-	}
-	return out
-}
-
 func (a *attrs) fail(format string, args ...any) {
 	if a.err == nil {
 		a.err = usagef("--"+a.flag+" "+strings.ReplaceAll(redact(a.text), "%", "%%")+": "+format, args...)

@@ -89,21 +89,6 @@ func TestAttrErrors(t *testing.T) {
 	}
 }
 
-func TestPrefixed(t *testing.T) {
-	a, _, err := parseAttrs("output", "type=image,annotation.a.b=1,annotation.c=2,annotation-manifest.d=3")
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.str("type", "")
-	got := a.prefixed("annotation.")
-	if len(got) != 2 || got["a.b"] != "1" || got["c"] != "2" {
-		t.Errorf("taken: %v", got)
-	}
-	if err := a.done(); err == nil || !strings.Contains(err.Error(), "annotation-manifest.d") {
-		t.Errorf("what is left is no error: %v", err)
-	}
-}
-
 // No error shows the value of a credential, however the flag is written.
 func TestCredentialsAreRedacted(t *testing.T) {
 	for _, args := range [][]string{

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strings"
 
 	"github.com/containerd/platforms"
 
@@ -16,8 +15,8 @@ import (
 // scopeOf returns what a build is, as scope=auto sees it.
 func scopeOf(o buildOptions) scope.Build {
 	b := scope.Build{Target: o.target}
-	if o.platform != "" {
-		b.Platforms = strings.Split(o.platform, ",")
+	if len(o.platforms) > 0 {
+		b.Platforms = o.platforms
 	} else {
 		b.Platforms = []string{platforms.Format(platforms.Normalize(platforms.DefaultSpec()))}
 	}

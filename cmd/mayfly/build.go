@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -165,8 +166,8 @@ func finish(w world, o buildOptions, req engine.Request, res *engine.Result) err
 			return fmt.Errorf("metadata file: %w", err)
 		}
 	}
-	if o.iidFile != "" && res.Config != "" {
-		if err := writeWhole(o.iidFile, []byte(res.Config)); err != nil {
+	if id := cmp.Or(res.Config, res.Digest); o.iidFile != "" && id != "" { // an index has no config
+		if err := writeWhole(o.iidFile, []byte(id)); err != nil {
 			return fmt.Errorf("iidfile: %w", err)
 		}
 	}

@@ -20,9 +20,10 @@ type buildOptions struct {
 	buildArgs, buildContexts           []string
 	cacheFrom, cacheTo                 []string
 	labels, noCacheFilter, outputs     []string
-	secrets, ssh, tags, ulimits        []string
+	platforms, secrets, ssh            []string
+	tags, ulimits                      []string
 	cgroupParent, file, network        string
-	platform, progress, shmSize        string
+	progress, shmSize                  string
 	target, root, runtime, snapshotter string
 	iidFile, metadataFile, trace       string
 	noCache, pull, push, quiet         bool
@@ -40,7 +41,7 @@ func parseBuild(w world, args []string) (buildOptions, error) {
 	f.SortFlags = true
 	f.StringArrayVar(&o.addHosts, "add-host", nil, "add a `HOST:IP` to /etc/hosts of the steps")
 	f.StringArrayVar(&o.allow, "allow", nil, "allow an `ENTITLEMENT`: network.host, security.insecure")
-	f.StringArrayVar(&o.annotations, "annotation", nil, "add an annotation `KEY=VALUE` to the image")
+	f.StringArrayVar(&o.annotations, "annotation", nil, "add an annotation `[PLACE:]KEY=VALUE` to the image; PLACE is manifest (default), manifest[PLATFORM], manifest-descriptor, index or index-descriptor")
 	f.StringArrayVar(&o.buildArgs, "build-arg", nil, "set a build argument `NAME[=VALUE]`; without a value, the environment's")
 	f.StringArrayVar(&o.buildContexts, "build-context", nil, "name another context: `NAME=PATH|URL|docker-image://REF`")
 	f.StringArrayVar(&o.cacheFrom, "cache-from", nil, "read a cache: `type=registry,ref=REF` or REF; type=local,src=DIR")
@@ -57,7 +58,7 @@ func parseBuild(w world, args []string) (buildOptions, error) {
 	f.BoolVar(&o.noCache, "no-cache", false, "run every step")
 	f.StringArrayVar(&o.noCacheFilter, "no-cache-filter", nil, "run every step of a `STAGE`")
 	f.StringArrayVarP(&o.outputs, "output", "o", nil, "where the result goes: `type=image|oci|docker|tar|local,…`, or a directory, or - for a tar on stdout")
-	f.StringVar(&o.platform, "platform", "", "`PLATFORM` to build for (default this machine's)")
+	f.StringArrayVar(&o.platforms, "platform", nil, "`PLATFORM` to build for, such as linux/arm64; several, in a list or each with its own flag, make an image index (default this machine's)")
 	f.StringVar(&o.progress, "progress", "auto", "`STYLE` of the progress: "+strings.Join(progressStyles(), ", "))
 	f.BoolVar(&o.pull, "pull", false, "ask the registry for base images; always so here, accepted for compatibility")
 	f.BoolVar(&o.push, "push", false, "push the image: short for -o type=image,push=true")
@@ -88,6 +89,10 @@ func parseBuild(w world, args []string) (buildOptions, error) {
 		return o, usagef("--progress: %q is none of %s", o.progress, strings.Join(styles, ", "))
 	}
 	if err := ciFileFlags(f, o); err != nil {
+		return o, err
+	}
+	var err error
+	if o.platforms, err = parsePlatforms(o.platforms); err != nil {
 		return o, err
 	}
 	if o.quiet {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/containerd/platforms"
@@ -40,8 +41,8 @@ func frontendOptions(w world, o buildOptions, opts map[string]string) error {
 		}
 		opts["label:"+k] = v
 	}
-	if err := platformOption(o, opts); err != nil {
-		return err
+	if len(o.platforms) > 0 {
+		opts["platform"] = strings.Join(o.platforms, ",")
 	}
 	if o.target != "" {
 		opts["target"] = o.target
@@ -90,22 +91,24 @@ func frontendOptions(w world, o buildOptions, opts map[string]string) error {
 	return nil
 }
 
-func platformOption(o buildOptions, opts map[string]string) error {
-	if o.platform == "" {
-		return nil
-	}
-	native := platforms.Normalize(platforms.DefaultSpec())
-	for _, s := range strings.Split(o.platform, ",") {
-		p, err := platforms.Parse(s)
-		if err != nil {
-			return usagef("--platform: %v", err)
+// parsePlatforms reads --platform, several of which are one list, and returns
+// each platform once, in the order given. "local" is this machine's.
+func parsePlatforms(flags []string) (list []string, err error) {
+	for _, s := range strings.Split(strings.Join(flags, ","), ",") {
+		if s = strings.TrimSpace(s); s == "" {
+			continue
 		}
-		if !platforms.NewMatcher(native).Match(p) {
-			return usagef("--platform: this machine builds %s only, not %s", platforms.Format(native), platforms.Format(p))
+		p := platforms.DefaultSpec()
+		if !strings.EqualFold(s, "local") {
+			if p, err = platforms.Parse(s); err != nil {
+				return nil, usagef("--platform: %v", err)
+			}
+		}
+		if id := platforms.FormatAll(platforms.Normalize(p)); !slices.Contains(list, id) {
+			list = append(list, id)
 		}
 	}
-	opts["platform"] = o.platform
-	return nil
+	return list, nil
 }
 
 // secrets reads --secret, as buildx does: id alone is the environment

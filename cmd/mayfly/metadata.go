@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"strings"
 
+	"github.com/containerd/platforms"
+
 	"github.com/mayfly-build/mayfly/engine"
 	"github.com/mayfly-build/mayfly/engine/explain"
 )
@@ -23,8 +25,11 @@ func writeMetadata(path string, res *engine.Result) error {
 	}
 	if res.Descriptor != nil {
 		m["containerimage.digest"] = res.Digest
-		m["containerimage.config.digest"] = res.Config
+		if res.Config != "" {
+			m["containerimage.config.digest"] = res.Config
+		}
 		m["containerimage.descriptor"] = res.Descriptor
+		m["mayfly.images"] = platformImages(res)
 		if len(res.Names) > 0 {
 			m["image.name"] = strings.Join(res.Names, ",")
 		}
@@ -37,6 +42,22 @@ func writeMetadata(path string, res *engine.Result) error {
 		return err
 	}
 	return writeWhole(path, append(dt, '\n'))
+}
+
+// An imageEntry is the image for one platform in the metadata file.
+type imageEntry struct {
+	Platform string `json:"platform"`
+	Digest   string `json:"digest"`       // of the manifest
+	Config   string `json:"configDigest"` // of the image config
+	Size     int64  `json:"size"`         // bytes as stored
+}
+
+func platformImages(res *engine.Result) []imageEntry {
+	out := []imageEntry{}
+	for _, i := range res.Images {
+		out = append(out, imageEntry{platforms.FormatAll(i.Platform), i.Digest.String(), i.Config.String(), i.Size})
+	}
+	return out
 }
 
 // A stepEntry is a step in the metadata file.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/mayfly-build/mayfly/engine"
 	"github.com/mayfly-build/mayfly/engine/compression"
+	"github.com/mayfly-build/mayfly/internal/hint"
 	"github.com/mayfly-build/mayfly/internal/registry"
 )
 
@@ -36,7 +38,11 @@ func outputs(w world, o buildOptions) ([]engine.Output, error) {
 	}
 	hasImage := false
 	for i := range out {
-		out[i].Annotations = merged(annotations, out[i].Annotations)
+		if out[i].Kind == engine.OutputDocker && len(o.platforms) > 1 {
+			return nil, hint.With(usagef("-o type=docker: docker loads an image of one platform, not an index of several"),
+				"give one --platform, or use -o type=oci, which holds all of them")
+		}
+		out[i].Annotations = slices.Concat(annotations, out[i].Annotations)
 		if out[i].Kind == engine.OutputImage {
 			hasImage = true
 			out[i].Push = out[i].Push || o.push
@@ -50,35 +56,6 @@ func outputs(w world, o buildOptions) ([]engine.Output, error) {
 		if e.Kind == engine.OutputImage && e.Push && len(e.Names) == 0 {
 			return nil, usagef("--push needs a name: give it with -t")
 		}
-	}
-	return out, nil
-}
-
-func merged(a, b map[string]string) map[string]string {
-	if len(a) == 0 {
-		return b
-	}
-	out := map[string]string{}
-	for _, m := range []map[string]string{a, b} {
-		for k, v := range m {
-			out[k] = v
-		}
-	}
-	return out
-}
-
-func annotationsOf(o buildOptions) (map[string]string, error) {
-	out := map[string]string{}
-	for _, s := range o.annotations {
-		k, v, err := keyValue("annotation", s)
-		if err != nil {
-			return nil, err
-		}
-		k = strings.TrimPrefix(k, "manifest:")
-		if strings.HasPrefix(k, "index:") || strings.HasPrefix(k, "index-descriptor:") {
-			return nil, usagef("--annotation %s: an image for one platform has no index", s)
-		}
-		out[k] = v
 	}
 	return out, nil
 }
@@ -154,6 +131,10 @@ func output(w world, text string, tags []string) (engine.Output, error) {
 		destination(w, a, &e)
 	}
 	epochAttr(a, &e)
+	if kind == "local" && a.fields["platform-split"] != "" {
+		split := a.boolean("platform-split", true)
+		e.Split = &split
+	}
 	return e, a.done()
 }
 
@@ -162,10 +143,7 @@ func imageAttrs(a *attrs, e *engine.Output, tags []string) {
 	e.Compression, e.ForceCompression = compressionAttrs(a)
 	e.DockerTypes = !a.boolean("oci-mediatypes", true)
 	e.RewriteTimestamp = a.boolean("rewrite-timestamp", false)
-	e.Annotations = a.prefixed("annotation.")
-	for k, v := range a.prefixed("annotation-manifest.") {
-		e.Annotations[k] = v
-	}
+	e.Annotations = annotationAttrs(a)
 	a.boolean("registry.insecure", false) // read before, see insecureHosts
 	a.boolean("unpack", false)            // nothing to unpack into
 	a.boolean("store", true)

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"io"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,7 +50,12 @@ func TestOutputs(t *testing.T) {
 		{"-o type=image,oci-mediatypes=false,rewrite-timestamp=true,name=app",
 			[]engine.Output{{Kind: engine.OutputImage, Names: []string{app}, DockerTypes: true, RewriteTimestamp: true}}, false},
 		{"--annotation a=1 --annotation manifest:b=2 -o type=image,name=app,annotation.a=3,annotation-manifest.c=4",
-			[]engine.Output{{Kind: engine.OutputImage, Names: []string{app}, Annotations: map[string]string{"a": "3", "b": "2", "c": "4"}}}, false},
+			[]engine.Output{{Kind: engine.OutputImage, Names: []string{app}, Annotations: []engine.Annotation{
+				{On: engine.OnManifest, Key: "a", Value: "1"}, {On: engine.OnManifest, Key: "b", Value: "2"},
+				{On: engine.OnManifest, Key: "c", Value: "4"}, {On: engine.OnManifest, Key: "a", Value: "3"},
+			}}}, false},
+		{"-o type=image,name=app,push-by-digest=true,name-canonical=true,push=true",
+			[]engine.Output{{Kind: engine.OutputImage, Names: []string{"docker.io/library/app"}, Push: true, ByDigest: true}}, false},
 		{"-t app --push -o out", []engine.Output{{Kind: engine.OutputLocal, Dir: "out"}, {Kind: engine.OutputImage, Names: []string{app}, Push: true}}, false},
 	}
 	for _, tt := range tests {
@@ -66,9 +70,9 @@ func TestOutputs(t *testing.T) {
 				t.Errorf("%s: output %d is a file: %v", tt.args, i, g.Open != nil)
 			}
 			x := tt.want[i]
-			same := g.Kind == x.Kind && slices.Equal(g.Names, x.Names) && g.Push == x.Push && g.Compression == x.Compression &&
+			same := g.Kind == x.Kind && slices.Equal(g.Names, x.Names) && g.Push == x.Push && g.ByDigest == x.ByDigest && g.Compression == x.Compression &&
 				g.ForceCompression == x.ForceCompression && g.DockerTypes == x.DockerTypes && g.RewriteTimestamp == x.RewriteTimestamp &&
-				maps.Equal(g.Annotations, x.Annotations) && g.Dir == x.Dir && g.Tar == x.Tar
+				slices.Equal(g.Annotations, x.Annotations) && g.Dir == x.Dir && g.Tar == x.Tar
 			if !same {
 				t.Errorf("%s: output %d is\n%+v, not\n%+v", tt.args, i, g, x)
 			}
@@ -78,21 +82,23 @@ func TestOutputs(t *testing.T) {
 
 func TestOutputErrors(t *testing.T) {
 	for args, want := range map[string]string{
-		"--push":                                      "needs a name",
-		"-o type=registry":                            "needs a name",
-		"-o type=local":                               "dest is missing",
-		"-o type=local,dest=-":                        "dest is missing",
-		"-o type=oci,tar=false":                       "dest is missing",
-		"-o dest=x":                                   "none of image",
-		"-o type=image,compression=lzw":               "lzw",
-		"-o type=image,compression-level=x":           "not a number",
-		"-o type=image,name=Bad:::":                   "Bad:::",
-		"-o type=image,source-date-epoch=tomorrow":    "tomorrow",
-		"-o type=tar,push=true":                       "unknown attribute push",
-		"-t Bad:::":                                   "--tag",
-		"--annotation novalue -t app":                 "not KEY=VALUE",
-		"--annotation index:a=1 -t app":               "no index",
-		"-o type=oci,dest=x,annotation.=1,unheard=of": "unheard",
+		"--push":                                   "needs a name",
+		"-o type=registry":                         "needs a name",
+		"-o type=local":                            "dest is missing",
+		"-o type=local,dest=-":                     "dest is missing",
+		"-o type=oci,tar=false":                    "dest is missing",
+		"-o dest=x":                                "none of image",
+		"-o type=image,compression=lzw":            "lzw",
+		"-o type=image,compression-level=x":        "not a number",
+		"-o type=image,name=Bad:::":                "Bad:::",
+		"-o type=image,source-date-epoch=tomorrow": "tomorrow",
+		"-o type=tar,push=true":                    "unknown attribute push",
+		"-t Bad:::":                                "--tag",
+		"--annotation novalue -t app":              "not KEY=VALUE",
+		"--annotation layer:a=1 -t app":            "none of manifest",
+		"--platform linux/arm64,linux/amd64 -o type=docker,dest=x": "of one platform",
+		"-o type=image,name=app:1,push-by-digest=true,push=true":   "without a tag",
+		"-o type=oci,dest=x,annotation.=1,unheard=of":              "unheard",
 	} {
 		w := worldOf(nil, "")
 		if got, err := outputs(w, parse(t, w, strings.Fields(args)...)); err == nil || !strings.Contains(err.Error(), want) || !isUsage(err) {

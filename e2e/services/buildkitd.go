@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/moby/buildkit/client"
@@ -135,8 +136,11 @@ func (b *Buildkitd) Build(ctx context.Context, in Build) (*Result, error) {
 	}
 	res := &Result{Steps: steps}
 	raw, err := os.ReadFile(meta)
-	if errors.Is(err, os.ErrNotExist) && len(in.Outputs) == 0 {
-		return res, nil // buildctl has nothing to say of a result that goes nowhere
+	noImage := !slices.ContainsFunc(in.Outputs, func(o string) bool {
+		return !strings.Contains(o, "type=local") && !strings.Contains(o, "type=tar")
+	})
+	if errors.Is(err, os.ErrNotExist) && noImage {
+		return res, nil // buildctl has nothing to say of files, or of a result that goes nowhere
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read buildctl's metadata: %w", err)

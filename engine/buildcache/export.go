@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 	"sync"
 
 	digest "github.com/opencontainers/go-digest"
@@ -11,16 +12,18 @@ import (
 
 	"github.com/mayfly-build/mayfly/engine/compression"
 	"github.com/mayfly-build/mayfly/engine/layer"
+	"github.com/mayfly-build/mayfly/engine/llb"
 	"github.com/mayfly-build/mayfly/engine/solver"
 	"github.com/mayfly-build/mayfly/remotecache"
 )
 
 // An Exporter turns what a build came by into an Index.
 type Exporter struct {
-	Records []solver.Record[*layer.State] // inputs first; the last one is the build's result
+	Records []solver.Record[*layer.State] // inputs first
+	Results []llb.Edge                    // those of Records that are the build's results
 	Remotes []*Remote                     // whose alternatives for a key are carried on
 
-	Max              bool // every step's result; otherwise those that are part of the build's result
+	Max              bool // every step's result; otherwise those that are part of one of Results
 	Compression      compression.Config
 	ForceCompression bool
 }
@@ -82,16 +85,19 @@ func (e *Exporter) load(ctx context.Context) ([]*layer.State, error) {
 		states[i] = s
 	}
 	if !e.Max {
-		e.onlyResult(states)
+		e.onlyResults(states)
 	}
 	return states, nil
 }
 
-// onlyResult drops what is no part of the build's result.
-func (e *Exporter) onlyResult(states []*layer.State) {
+// onlyResults drops what is no part of the build's results.
+func (e *Exporter) onlyResults(states []*layer.State) {
 	part := map[*layer.State]bool{}
-	if last := states[len(states)-1]; last != nil {
-		for _, l := range last.Chain() {
+	for i, s := range states {
+		if s == nil || !slices.ContainsFunc(e.Results, func(r llb.Edge) bool { return same(r, e.Records[i].Edge) }) {
+			continue
+		}
+		for _, l := range s.Chain() {
 			part[l] = true
 		}
 	}
@@ -101,6 +107,9 @@ func (e *Exporter) onlyResult(states []*layer.State) {
 		}
 	}
 }
+
+// same reports whether two edges are one, whichever definition they are from.
+func same(a, b llb.Edge) bool { return a.Vertex.Digest == b.Vertex.Digest && a.Index == b.Index }
 
 // blobs makes every layer of the states a blob, each once.
 func (e *Exporter) blobs(ctx context.Context, states []*layer.State, sources map[digest.Digest]Source) ([][]remotecache.Blob, error) {

@@ -132,9 +132,8 @@ func TestRemoteHits(t *testing.T) {
 // mode=min has the keys of all steps, and leads to the last one's result.
 func TestRemoteKnownWithoutResult(t *testing.T) {
 	j := newJob(t)
-	idx, o := export(t, Exporter{Records: append(j.records[:3:3],
-		made(vertex("test", vertex("in")), key("test", by(j.copied)), j.file(nil, "report", "t")), // on another root
-	)})
+	test := made(vertex("test", vertex("in")), key("test", by(j.copied)), j.file(nil, "report", "t")) // on another root
+	idx, o := export(t, Exporter{Records: append(j.records[:3:3], test), Results: []llb.Edge{test.Edge}})
 	r := imported(t, idx, o)
 	copied := key("copy", by(key("base")), by(random("x"))).WithContent(1, contentRecord("files"))
 	if m := r.Find(t.Context(), copied); !m.Known || m.Hit != nil {
@@ -194,8 +193,8 @@ func TestRemoteUnsoundIndex(t *testing.T) {
 // Two imports from one place are one cache.
 func TestRemoteSeveralIndexes(t *testing.T) {
 	p := open(t, t.TempDir())
-	one, o := export(t, Exporter{Records: oneStep(p, "one")})
-	two, o2 := export(t, Exporter{Records: oneStep(p, "two")})
+	one, o := export(t, Exporter{Records: oneStep(p, "one"), Max: true})
+	two, o2 := export(t, Exporter{Records: oneStep(p, "two"), Max: true})
 	for d, b := range o2.blobs {
 		o.blobs[d] = b
 	}

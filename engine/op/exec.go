@@ -59,6 +59,9 @@ func (e *exec) Content(ctx context.Context, i int, in *layer.State) (digest.Dige
 }
 
 func (e *exec) Run(ctx context.Context, inputs []*layer.State) (_ []*layer.State, retErr error) {
+	if err := e.checkRunnable(ctx, inputs); err != nil {
+		return nil, err
+	}
 	m := &mounts{w: e.w, v: e.v, op: e.op, inputs: inputs}
 	defer func() { retErr = errors.Join(retErr, m.close()) }()
 	if err := m.prepare(ctx); err != nil {

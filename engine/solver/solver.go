@@ -154,9 +154,9 @@ type Record[R any] struct {
 	Load   func(ctx context.Context) (R, error) // nil when no result is at hand
 }
 
-// Records returns every edge reached from e that has a key, inputs first. It
-// is called when the build is done.
-func (s *Solver[R]) Records(ctx context.Context, e llb.Edge) []Record[R] {
+// Records returns every edge reached from edges that has a key, each once,
+// inputs first. It is called when the build is done.
+func (s *Solver[R]) Records(ctx context.Context, edges ...llb.Edge) []Record[R] {
 	var out []Record[R]
 	seen := map[*edge[R]]bool{}
 	var visit func(*edge[R])
@@ -172,7 +172,9 @@ func (s *Solver[R]) Records(ctx context.Context, e llb.Edge) []Record[R] {
 			out = append(out, r)
 		}
 	}
-	visit(s.edge(e))
+	for _, e := range edges {
+		visit(s.edge(e))
+	}
 	return out
 }
 

@@ -28,6 +28,7 @@ import (
 // Options of an export. The zero value changes nothing.
 type Options struct {
 	Epoch *time.Time // every file's modification time; nil keeps their own
+	Sub   string     // name of a directory below dir that takes the files instead; "" is dir itself
 }
 
 // Export writes the view into dir, which is made when need be. A nil view is
@@ -49,10 +50,43 @@ func export(ctx context.Context, view *fsdiff.View, dir string, opt Options) err
 		return err
 	}
 	defer root.Close()
+	if opt.Sub == "" {
+		return fill(ctx, root, view, opt)
+	}
+	if fi, err := root.Lstat(opt.Sub); err == nil && !fi.IsDir() {
+		if err := root.Remove(opt.Sub); err != nil {
+			return err
+		}
+	}
+	if err := root.Mkdir(opt.Sub, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	sub, err := root.OpenRoot(opt.Sub)
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	if err := fill(ctx, sub, view, opt); err != nil {
+		return fmt.Errorf("%s: %w", opt.Sub, err)
+	}
+	made := time.Unix(0, 0) // no step made it
+	if opt.Epoch != nil {
+		made = *opt.Epoch
+	}
+	return errors.Join(root.Chmod(opt.Sub, 0o755), root.Chtimes(opt.Sub, made, made))
+}
+
+// fill writes the view into a directory that is there.
+func fill(ctx context.Context, root *os.Root, view *fsdiff.View, opt Options) error {
 	if view == nil {
 		return nil
 	}
-	top, err := openDir(unix.AT_FDCWD, dir, 0)
+	d, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	top, err := openDir(int(d.Fd()), ".", 0)
+	d.Close()
 	if err != nil {
 		return err
 	}

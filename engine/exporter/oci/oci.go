@@ -1,5 +1,5 @@
-// Package oci writes an image as an OCI image layout: a directory, or a tar
-// that `docker load` may be able to read too.
+// Package oci writes an image, of one platform or of several, as an OCI image
+// layout: a directory, or a tar that `docker load` may be able to read too.
 //
 //	exporter/image ──manifest, config──▶ ┌─────┐ ──▶ directory
 //	layer ──Open(descriptor)───────────▶ │ oci │ ──▶ tar ──▶ file, stdout
@@ -23,7 +23,13 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// An Image is a manifest and all that it names.
+// A Part is a blob at hand.
+type Part struct {
+	Desc ocispec.Descriptor
+	Data []byte
+}
+
+// An Image is a manifest, or an index of manifests, and all that it names.
 type Image struct {
 	Manifest []byte
 
@@ -33,9 +39,10 @@ type Image struct {
 	// BuildKit does: with a SOURCE_DATE_EPOCH the caller sets it.
 	ManifestDesc ocispec.Descriptor
 
-	Config     []byte
-	ConfigDesc ocispec.Descriptor
-	Layers     []ocispec.Descriptor // as the manifest lists them
+	Config     []byte               // nil when Manifest is an index
+	ConfigDesc ocispec.Descriptor   // of Config
+	Layers     []ocispec.Descriptor // as the manifest, or each of an index, lists them
+	Parts      []Part               // manifests and configs that an index leads to
 
 	Names []string // references, normalised; may be none
 
@@ -50,7 +57,14 @@ const imageName = "io.containerd.image.name"
 
 // blobs returns the image's blobs, layers first, each once.
 func (img *Image) blobs() ([]ocispec.Descriptor, error) {
-	all := append(append([]ocispec.Descriptor{}, img.Layers...), img.ConfigDesc, img.ManifestDesc)
+	all := append([]ocispec.Descriptor{}, img.Layers...)
+	if img.Config != nil {
+		all = append(all, img.ConfigDesc)
+	}
+	for _, p := range img.Parts {
+		all = append(all, p.Desc)
+	}
+	all = append(all, img.ManifestDesc)
 	seen := map[string]bool{}
 	var out []ocispec.Descriptor
 	for _, d := range all {
@@ -71,6 +85,11 @@ func (img *Image) open(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser
 		return io.NopCloser(bytes.NewReader(img.Manifest)), nil
 	case img.ConfigDesc.Digest:
 		return io.NopCloser(bytes.NewReader(img.Config)), nil
+	}
+	for _, p := range img.Parts {
+		if p.Desc.Digest == d.Digest {
+			return io.NopCloser(bytes.NewReader(p.Data)), nil
+		}
 	}
 	return img.Open(ctx, d)
 }

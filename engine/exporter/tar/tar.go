@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/mayfly-build/mayfly/engine/fsdiff"
@@ -24,23 +26,32 @@ type Options struct {
 	Epoch *time.Time // modification time of every entry; nil: its own
 }
 
+// A Root is a root file system of several.
+type Root struct {
+	Dir   string       // what its files are in, one name; "" is the top of the tar
+	View  *fsdiff.View // nil is empty
+	Epoch *time.Time   // instead of the one of Options
+}
+
 // Export writes view, whose root directory has no header, to w, which it does
 // not close. A nil view is an empty tar. Times are rounded to seconds.
 func Export(ctx context.Context, w io.Writer, view *fsdiff.View, opt Options) error {
+	return ExportAll(ctx, w, []Root{{View: view}}, opt)
+}
+
+// ExportAll writes several roots as Export writes one, sorted by directory.
+func ExportAll(ctx context.Context, w io.Writer, roots []Root, opt Options) error {
+	roots = slices.SortedFunc(slices.Values(roots), func(a, b Root) int { return strings.Compare(a.Dir, b.Dir) })
 	_, err := layertar.Pack(ctx, w, func(ctx context.Context, add func(*tar.Header, *fsdiff.Entry) error) error {
-		if view == nil {
-			return nil
+		for _, r := range roots {
+			if r.Epoch == nil {
+				r.Epoch = opt.Epoch
+			}
+			if err := r.write(ctx, add); err != nil {
+				return err
+			}
 		}
-		x := &exporter{epoch: opt.Epoch, first: map[uint64]string{}}
-		return view.Walk("", func(e *fsdiff.Entry) error {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			if e.Path == "" {
-				return nil
-			}
-			return add(x.header(e), e)
-		})
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("write tar of the root file system: %w", err)
@@ -48,15 +59,40 @@ func Export(ctx context.Context, w io.Writer, view *fsdiff.View, opt Options) er
 	return nil
 }
 
+func (r Root) write(ctx context.Context, add func(*tar.Header, *fsdiff.Entry) error) error {
+	x := &exporter{epoch: r.Epoch, first: map[uint64]string{}}
+	if r.Dir != "" {
+		x.prefix = r.Dir + "/"
+		// The time of a directory that no step made is the epoch.
+		top := &fsdiff.Entry{Mode: fs.ModeDir | 0o755, ModTime: time.Unix(0, 0).UTC()}
+		if err := add(x.header(top), top); err != nil {
+			return err
+		}
+	}
+	if r.View == nil {
+		return nil
+	}
+	return r.View.Walk("", func(e *fsdiff.Entry) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if e.Path == "" {
+			return nil
+		}
+		return add(x.header(e), e)
+	})
+}
+
 type exporter struct {
-	epoch *time.Time
-	first map[uint64]string // inode → the name that has the bytes
+	prefix string // of every name; "", or ends with a slash
+	epoch  *time.Time
+	first  map[uint64]string // inode → the name that has the bytes
 }
 
 func (x *exporter) header(e *fsdiff.Entry) *tar.Header {
 	h := &tar.Header{
 		Typeflag: tar.TypeReg,
-		Name:     e.Path,
+		Name:     x.prefix + e.Path,
 		Mode:     mode(e.Mode),
 		Uid:      int(e.UID),
 		Gid:      int(e.GID),
@@ -68,7 +104,7 @@ func (x *exporter) header(e *fsdiff.Entry) *tar.Header {
 	switch t := e.Mode.Type(); {
 	case t == fs.ModeDir:
 		h.Typeflag = tar.TypeDir
-		h.Name += "/"
+		h.Name = strings.TrimSuffix(h.Name, "/") + "/"
 	case t == fs.ModeSymlink:
 		h.Typeflag, h.Linkname = tar.TypeSymlink, e.Linkname
 	case t == fs.ModeNamedPipe:
@@ -86,7 +122,7 @@ func (x *exporter) header(e *fsdiff.Entry) *tar.Header {
 		if first, ok := x.first[e.Inode]; ok {
 			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
 		} else {
-			x.first[e.Inode] = e.Path
+			x.first[e.Inode] = h.Name
 		}
 	}
 	if len(e.Xattrs) > 0 {
