@@ -1,4 +1,4 @@
-# make build | demo | test | race | lint | vet | e2e | bench | bench-cache | differential | cache-interop | faults | ci | setup
+# make build | demo | test | race | lint | vet | e2e | image | bench | bench-cache | differential | cache-interop | faults | ci | setup
 # Works as root in a clean clone on a Debian machine with Go, gcc and apt;
 # setup installs the rest.
 SHELL := /bin/bash
@@ -18,7 +18,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 TAGS := seccomp netgo osusergo static_build
 UNIT = $(shell go list ./... | grep -v '/mayfly/e2e$$')
 
-.PHONY: build setup setup-packages setup-buildkit setup-services setup-lint demo test unit race lint vet e2e bench bench-cache differential cache-interop faults ci clean
+.PHONY: build setup setup-packages setup-buildkit setup-services setup-lint demo test unit race lint vet e2e image bench bench-cache differential cache-interop faults ci clean
 
 build: setup-packages
 	go build -trimpath -tags "$(TAGS)" -ldflags '-s -w -X main.version=$(VERSION) -extldflags "-static"' -o bin/mayfly ./cmd/mayfly
@@ -51,6 +51,13 @@ vet: setup-packages
 
 lint: setup-lint
 	golangci-lint run --build-tags seccomp ./...
+
+# Builds the image of image/Dockerfile by mayfly itself, for docker load:
+#   make image IMAGE=registry.acme.test/mayfly:1 IMAGE_FLAGS=--push
+IMAGE ?= mayfly:$(VERSION)
+IMAGE_FLAGS ?= -o type=docker,dest=bin/image.tar
+image: build
+	bin/mayfly build --build-context bin=bin -t $(IMAGE) $(IMAGE_FLAGS) image
 
 # Writes docs/bench.md; takes half an hour. BENCH="-runs 1 -workloads W1,W5" for less.
 bench: build setup-buildkit
