@@ -25,11 +25,12 @@ packages=(
   runc crun                                   # buildkitd's runtime; an external one for mayfly
   skopeo umoci podman                         # consumers of what mayfly pushes
   apache2-utils                               # htpasswd, for registries that ask for one
+  rsync                                       # by which gitlab-ci-local gives a job its files
   sudo                                        # by which the action becomes root on a runner
   ca-certificates curl jq bzip2 xz-utils
 )
 if wants services && ! command -v npm >/dev/null; then
-  packages+=(nodejs npm)                      # for azurite and actions-cache: node 20 or newer
+  packages+=(nodejs npm)                      # for azurite, actions-cache and gitlab-ci-local: node 20 or newer
 fi
 if wants services; then
   packages+=(qemu-user-static)                # runs steps of another platform in a test
@@ -86,6 +87,7 @@ fi
 if wants services; then
   npm_program azurite azurite-blob
   npm_program actions-cache actions-cache actions-cache.mjs
+  npm_program gitlab-ci-local gitlab-ci-local gitlab-ci-local.mjs
   build "$here/versitygw" github.com/versity/versitygw/cmd/versitygw
   build "$here/distribution" github.com/distribution/distribution/v3/cmd/registry
   build "$here/ghacache" github.com/mayfly-build/mayfly/hack/ghacache
