@@ -31,7 +31,7 @@ func TestImage(t *testing.T) {
 	services.Need(t, err)
 	reg := services.NewRegistry(t)
 	bin := filepath.Join(t.TempDir(), "bin")
-	if err := errors.Join(os.Mkdir(bin, 0o755), link(mayflyBin, filepath.Join(bin, "mayfly"))); err != nil {
+	if err := errors.Join(os.Mkdir(bin, 0o755), copyFile(mayflyBin, filepath.Join(bin, "mayfly"))); err != nil {
 		t.Fatal(err)
 	}
 	image := reg.Addr + "/mayfly:test"
@@ -91,11 +91,8 @@ func TestImage(t *testing.T) {
 	}
 }
 
-// link makes a file under another name, as a copy where links are not possible.
-func link(from, to string) error {
-	if os.Link(from, to) == nil {
-		return nil
-	}
+// copyFile copies a program or script.
+func copyFile(from, to string) error {
 	data, err := os.ReadFile(from)
 	if err != nil {
 		return err

@@ -186,10 +186,9 @@ func repositoryPath(w world, o buildOptions) string {
 		_, dir, _ := strings.Cut(fragment, ":")
 		return filepath.ToSlash(filepath.Join(dir, file))
 	}
-	root := w.env("CI_PROJECT_DIR")
-	if root == "" {
-		root = "."
+	if path, ok := below(w.env("CI_PROJECT_DIR"), dockerfileOf(o)); ok {
+		return path
 	}
-	path, _ := below(root, dockerfileOf(o))
+	path, _ := below(".", dockerfileOf(o)) // the job runs in the checkout
 	return path
 }
