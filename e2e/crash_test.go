@@ -57,15 +57,15 @@ func newCrash(t *testing.T) *crash {
 	return c
 }
 
-// args are those of a build that pushes and exports its cache, to repositories
-// of a job. Builds at the same time need different jobs: while docker-registry
-// links a blob into a repository, it answers "400 DIGEST_INVALID" to the
-// manifest of another push there that names the blob.
+// args are those of a build that pushes and exports its cache, to tags of a
+// job. All jobs share two repositories: while docker-registry links a blob into
+// one, it answers "400 DIGEST_INVALID" to the manifest of another push there
+// that names the blob.
 func (c *crash) args(job string, round int) []string {
-	tag := fmt.Sprintf("%s/app%s:%d", c.reg.Addr, job, round)
+	tag := fmt.Sprintf("%s/app:%s-%d", c.reg.Addr, "job"+job, round)
 	return []string{"--build-arg", "BASE=" + c.reg.Addr + "/base", "--build-arg", fmt.Sprintf("ROUND=%d", round),
 		"--build-arg", "SOURCE_DATE_EPOCH=" + sourceDateEpoch, "-o", "type=image,push=true,rewrite-timestamp=true,name=" + tag,
-		"--cache-to", fmt.Sprintf("type=registry,mode=max,ref=%s/cache%s:%d", c.reg.Addr, job, round), c.dir}
+		"--cache-to", fmt.Sprintf("type=registry,mode=max,ref=%s/cache:job%s-%d", c.reg.Addr, job, round), c.dir}
 }
 
 // want is the digest of a round, from an empty state directory.

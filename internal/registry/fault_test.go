@@ -474,3 +474,30 @@ func TestTruncatedBlob(t *testing.T) {
 		t.Errorf("read %d bytes, %v", len(b), err)
 	}
 }
+
+// docker-registry calls a sound manifest invalid while another push links one
+// of its blobs.
+func TestRegistryIsLinking(t *testing.T) {
+	var left atomic.Int64
+	host := faulty(t, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/manifests/") && left.Add(-1) >= 0 {
+				w.WriteHeader(http.StatusBadRequest)
+				_, _ = io.WriteString(w, `{"errors": [{"code": "DIGEST_INVALID", "message": "provided digest did not match uploaded content"}]}`)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	data := []byte(`{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}`)
+	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	left.Store(2)
+	if err := quick().PutManifest(t.Context(), host+"/a:v1", desc, data); err != nil {
+		t.Error(err)
+	}
+	left.Store(1)
+	desc.Digest = digest.FromString("other")
+	if err := quick().PutManifest(t.Context(), host+"/a:v1", desc, data); err == nil || left.Load() != 0 {
+		t.Errorf("a manifest with another digest: %v", err)
+	}
+}

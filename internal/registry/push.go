@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -201,7 +202,7 @@ func (c *Client) PutManifest(ctx context.Context, ref string, desc ocispec.Descr
 		target = desc.Digest.String()
 	}
 	h := c.host(r.Host)
-	resp, err := c.do(ctx, h, request{
+	put := request{
 		method: http.MethodPut,
 		path:   r.Repo + "/manifests/" + target,
 		header: http.Header{"Content-Type": {desc.MediaType}},
@@ -209,6 +210,15 @@ func (c *Client) PutManifest(ctx context.Context, ref string, desc ocispec.Descr
 		body:   bytesBody(data),
 		size:   int64(len(data)),
 		ok:     []int{http.StatusCreated, http.StatusOK, http.StatusAccepted},
+	}
+	sound := digest.FromBytes(data) == desc.Digest
+	var resp *http.Response
+	err = c.retry(ctx, func() (err error) {
+		resp, err = c.once(ctx, h, put)
+		if e, is := errors.AsType[*Error](err); is && e.Code == "DIGEST_INVALID" && sound {
+			return linking{e}
+		}
+		return err
 	})
 	if err != nil {
 		if errors.Is(err, ErrBlobUnknown) {
@@ -222,6 +232,16 @@ func (c *Client) PutManifest(ctx context.Context, ref string, desc ocispec.Descr
 	}
 	return nil
 }
+
+// linking is the answer of a registry that reads, in the digest of a blob, what
+// another push is just writing: docker-registry does while it links the blob
+// into the repository. The manifest is sound, and taken a moment later.
+type linking struct{ error }
+
+func (l linking) Unwrap() error { return l.error }
+
+// Retry implements retry.Advisor.
+func (linking) Retry() (again bool, after time.Duration) { return true, 0 }
 
 // Warm fetches, ahead of need, what the first request to ref's repository
 // will wait for: connection, challenge and a token, for pushing if push is
