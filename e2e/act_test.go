@@ -75,7 +75,7 @@ func newActRepo(t *testing.T, reg *services.Registry, files map[string]string) *
 	if err := os.CopyFS(r.actions, os.DirFS("testdata/workflows/actions")); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"action.yml", "action/main.js"} { // what a release has of the action
+	for _, name := range []string{"action.yml", "action/main.js", "action/install.js", "setup/action.yml", "setup/main.js"} {
 		text, err := os.ReadFile(filepath.Join("..", name))
 		if err != nil {
 			t.Fatal(err)
@@ -207,7 +207,7 @@ func (r *actRepo) run(t *testing.T, kind string, event map[string]any) *actRun {
 // r.actions.
 func (r *actRepo) localActions(t *testing.T) []string {
 	t.Helper()
-	uses := regexp.MustCompile(`uses:\s*([\w.-]+/[\w.-]+)@([\w.-]+)`)
+	uses := regexp.MustCompile(`uses:\s*([\w.-]+/[\w.-]+)(?:/[\w.-]+)*@([\w.-]+)`)
 	var args []string
 	err := filepath.WalkDir(filepath.Join(r.dir, ".github/workflows"), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {

@@ -430,7 +430,11 @@ func (j *job) asUser(t *testing.T, uid int, prog string, args ...string) *exec.C
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What the user runs is copied to where he can reach it.
+	// What the user runs is copied to where he can reach it, with what it needs.
+	install := "../action/install.js"
+	if data, err := os.ReadFile(install); err != nil || os.WriteFile(filepath.Join(j.dir, filepath.Base(install)), data, 0o644) != nil {
+		t.Fatalf("copy %s: %v", install, err)
+	}
 	for i, from := range append([]string{j.env["MAYFLY_BINARY"]}, args...) {
 		data, err := os.ReadFile(from)
 		if err != nil {
