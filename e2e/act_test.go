@@ -33,6 +33,9 @@ const (
 // registry takes its place.
 const registryHost = "ghcr.io"
 
+// actionFiles are what the runner needs of this repository.
+var actionFiles = []string{"action.yml", "action/main.js", "action/install.js", "setup/action.yml", "setup/main.js"}
+
 // An actRepo is a repository whose workflows act runs on this machine. Its
 // runners are empty: each run has a home of its own.
 type actRepo struct {
@@ -75,7 +78,7 @@ func newActRepo(t *testing.T, reg *services.Registry, files map[string]string) *
 	if err := os.CopyFS(r.actions, os.DirFS("testdata/workflows/actions")); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"action.yml", "action/main.js", "action/install.js", "setup/action.yml", "setup/main.js"} {
+	for _, name := range actionFiles {
 		text, err := os.ReadFile(filepath.Join("..", name))
 		if err != nil {
 			t.Fatal(err)
@@ -166,7 +169,7 @@ func (r *actRepo) run(t *testing.T, kind string, event map[string]any) *actRun {
 	if err := os.MkdirAll(r.artifacts, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{kind, "--json", "-P", "ubuntu-latest=-self-hosted", "-P", "ubuntu-24.04-arm=-self-hosted", "--eventpath", eventFile,
+	args := []string{kind, "--json", "-P", "ubuntu-latest=-self-hosted", "-P", "ubuntu-24.04=-self-hosted", "-P", "ubuntu-24.04-arm=-self-hosted", "--eventpath", eventFile,
 		"--actor", registryUser, "-s", "GITHUB_TOKEN=" + registryPassword, "--use-gitignore=false",
 		"--cache-server-addr", "127.0.0.1", "--cache-server-path", r.caches,
 		"--pull=false", "--action-offline-mode", "--use-new-action-cache"}

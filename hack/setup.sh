@@ -6,7 +6,7 @@
 #   hack/setup.sh             everything
 #   hack/setup.sh packages    Debian packages: enough to build mayfly and for the demo
 #   hack/setup.sh buildkit    and the real BuildKit, for tests and benchmarks
-#   hack/setup.sh services    and the services of cache backends (azurite, versitygw, those of Actions), jaeger and act
+#   hack/setup.sh services    and the services of cache backends (azurite, versitygw, those of Actions), jaeger, act, actionlint
 #   hack/setup.sh lint        and golangci-lint
 set -euo pipefail
 part=${1:-all}
@@ -93,6 +93,7 @@ if wants services; then
   build "$here/ghacache" github.com/mayfly-build/mayfly/hack/ghacache
   build "$here/jaeger" github.com/jaegertracing/jaeger/cmd/all-in-one
   build "$here/act" github.com/nektos/act "-X main.version=$(cd "$here/act" && go list -mod=readonly -m -f "{{.Version}}" github.com/nektos/act)"
+  build "$here/actionlint" github.com/rhysd/actionlint/cmd/actionlint
 fi
 if wants lint; then
   build "$here/tools" github.com/golangci/golangci-lint/v2/cmd/golangci-lint
