@@ -78,6 +78,7 @@ func newActRepo(t *testing.T, reg *services.Registry, files map[string]string) *
 	if err := os.CopyFS(r.actions, os.DirFS("testdata/workflows/actions")); err != nil {
 		t.Fatal(err)
 	}
+	patientNode(t, filepath.Join(top, "bin"))
 	for _, name := range actionFiles {
 		text, err := os.ReadFile(filepath.Join("..", name))
 		if err != nil {
@@ -90,6 +91,27 @@ func newActRepo(t *testing.T, reg *services.Registry, files map[string]string) *
 	}
 	r.commit(t)
 	return r
+}
+
+// patientNode puts a node into dir that waits after a failure: act stops reading
+// what a step says when its process ends with one, and loses the end of it on a
+// busy machine. It is no shell script, since a shell drops variables such as
+// INPUT_BUILD-ARGS.
+func patientNode(t *testing.T, dir string) {
+	t.Helper()
+	node, err := services.Tool("node")
+	services.Need(t, err)
+	putFile(t, filepath.Join(dir, "node"), "#!"+node+`
+const { spawnSync } = require('node:child_process');
+const { status } = spawnSync(process.execPath, process.argv.slice(2), { stdio: 'inherit' });
+if (status !== 0) {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500 /* ms */);
+}
+process.exitCode = status ?? 1;
+`)
+	if err := os.Chmod(filepath.Join(dir, "node"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func putFile(t *testing.T, path, text string) {
@@ -186,6 +208,7 @@ func (r *actRepo) run(t *testing.T, kind string, event map[string]any) *actRun {
 	for name, value := range r.env {
 		env[name] = value
 	}
+	env["PATH"] = filepath.Join(r.actions, "../bin") + ":" + env["PATH"]
 	for name, value := range env {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}
