@@ -153,6 +153,11 @@ func (l *Log) Output(name, title, value string) error {
 		return nil
 	}
 	l.Group(title, value)
+	return l.Set(name, value)
+}
+
+// Set sets an output of the step and shows nothing.
+func (l *Log) Set(name, value string) error {
 	if path, _ := l.getenv("GITHUB_OUTPUT"); path == "" {
 		return nil
 	}

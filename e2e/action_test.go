@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -172,6 +173,9 @@ func TestActionCache(t *testing.T) {
 			t.Fatalf("%v: %q", err, o)
 		}
 		if o["digest"] == "" || meta["containerimage.digest"] != o["digest"] || meta["containerimage.config.digest"] != o["imageid"] || !strings.Contains(out, o["digest"]) {
+			t.Errorf("outputs %q", o)
+		}
+		if o["digest-linux-"+runtime.GOARCH] != o["digest"] {
 			t.Errorf("outputs %q", o)
 		}
 		digests[o["imageid"]] = true

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/platforms"
 	digest "github.com/opencontainers/go-digest"
 
 	"github.com/mayfly-build/mayfly/action"
@@ -26,6 +27,9 @@ func (s *step) tell(failed error) error {
 		s.log.Output("imageid", "ImageID", s.imageID()),
 		s.log.Output("digest", "Digest", s.digest()),
 		s.log.Output("metadata", "Metadata", s.metadata(failed)),
+	}
+	for name, value := range s.platformDigests() {
+		errs = append(errs, s.log.Set(name, value))
 	}
 	if s.plan.Annotate {
 		for _, w := range s.steps.Warnings() {
@@ -52,6 +56,25 @@ func (s *step) tell(failed error) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// platformDigests returns an output for each platform, so that the jobs of a
+// matrix, whose outputs are one set, do not overwrite each other's digest: that
+// of the manifest, or of what has its attestations too where the image is for
+// one platform only.
+func (s *step) platformDigests() map[string]string {
+	out := map[string]string{}
+	if s.result == nil {
+		return out
+	}
+	for _, i := range s.result.Images {
+		d := i.Digest
+		if len(s.result.Images) == 1 {
+			d = s.result.Digest
+		}
+		out["digest-"+strings.ReplaceAll(platforms.Format(i.Platform), "/", "-")] = d.String()
+	}
+	return out
 }
 
 // explained returns the steps with why they ran: what the result says of them,
