@@ -10,9 +10,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/mayfly-build/mayfly/e2e/services"
 )
@@ -272,5 +275,48 @@ func (p *gitlabProject) commitLine(t *testing.T, name, line string) {
 	}
 	if code, out := status(t, p.command("git", "-c", "user.name=a", "-c", "user.email=a@b.test", "commit", "--quiet", "--all", "--message=more")); code != 0 {
 		t.Fatalf("git commit: %s", out)
+	}
+}
+
+// TestGitLabShell runs the job's script in Alpine's shell, where a runner with
+// containers runs it, with the inputs that the pipeline above leaves out.
+func TestGitLabShell(t *testing.T) {
+	reg := newRegistryWithLogin(t)
+	data, err := os.ReadFile("../ci/gitlab.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var jobs map[string]struct {
+		Variables map[string]string
+		Script    []string
+	}
+	_, text, _ := strings.Cut(string(data), "\n---\n")
+	if err := yaml.Unmarshal([]byte(text), &jobs); err != nil || len(jobs) != 1 {
+		t.Fatalf("%v: %v", err, jobs)
+	}
+	j := newCIJob(t, reg.Addr+"/acme/base")
+	putFile(t, filepath.Join(j.dir, "docker", "app.Dockerfile"), "FROM "+reg.Addr+"/acme/base AS app\nARG A\nARG B\n"+
+		"RUN --mount=type=secret,id=T --mount=type=secret,id=U test \"$A $B $(cat /run/secrets/T /run/secrets/U)\" = 'a  b * c s3cretother'\nFROM scratch AS last\n")
+	putFile(t, filepath.Join(j.dir, "u"), "other")
+	vars := map[string]string{
+		"GITLAB_CI": "true", "CI_SERVER_URL": "https://gitlab.acme.test", "CI_PROJECT_PATH": "acme/app", "CI_COMMIT_BRANCH": "main", "CI_PROJECT_DIR": j.dir,
+		"CI_REGISTRY": reg.Addr, "CI_REGISTRY_USER": registryUser, "CI_REGISTRY_PASSWORD": registryPassword, "T": "s3cret",
+		"MAYFLY_CONTEXT": ".", "MAYFLY_TAGS": reg.Addr + "/acme/app:1\n" + reg.Addr + "/acme/app:latest", "MAYFLY_DOCKERFILE": "docker/app.Dockerfile", "MAYFLY_TARGET": "app",
+		"MAYFLY_PLATFORM": "linux/" + runtime.GOARCH, "MAYFLY_BUILD_ARGS": "A=a  b\nB=* c\n", "MAYFLY_SECRETS": "id=T,env=T\nid=U,src=u",
+		"MAYFLY_PUSH": "true", "MAYFLY_CACHE": "", "MAYFLY_OPTIONS": "--progress plain --label x=y",
+	}
+	for _, job := range jobs {
+		for name := range job.Variables {
+			if _, ok := vars[name]; !ok {
+				t.Errorf("the test does not set %s", name)
+			}
+		}
+		if code, out := j.sh(t, vars, "-ec", strings.Join(job.Script, "\n")); code != 0 {
+			t.Fatalf("the job ended with %d:\n%s", code, out)
+		}
+	}
+	env, err := os.ReadFile(filepath.Join(j.dir, "mayfly.env"))
+	if err != nil || !strings.Contains(string(env), "MAYFLY_IMAGE_NAMES="+reg.Addr+"/acme/app:1,"+reg.Addr+"/acme/app:latest\n") {
+		t.Errorf("%v: %s", err, env)
 	}
 }
