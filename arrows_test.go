@@ -45,6 +45,7 @@ var floors = []floor{
 	{[]string{"engine/frontend/...", "engine/exporter/..."}, "what makes a graph, and what takes its result out: neither knows the other"},
 	{[]string{"engine"}, "the composition root: the only one that sees all of the engine"},
 	{[]string{"engine/control/..."}, "BuildKit's API is one more front door of engine.Build"},
+	{[]string{"report"}, "a build's events and its result as a page: it knows engine's values, and nobody who asks for it"},
 	{[]string{"action"}, "what a step's inputs ask for, and what a build is for GitHub's runner: mayfly action is the command that builds"},
 	{[]string{"cmd/..."}, "the edge reads flags and environment and prints; nothing imports it"},
 	{[]string{"e2e/..."}, "tests from the outside run the binary: they import nothing of it"},
