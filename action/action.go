@@ -44,7 +44,6 @@ type Plan struct {
 	Load         []string // tars for `docker load`, which the build writes
 	Left         []string // what else the build writes, and the job's user owns
 
-	Report     string // file for the summary, beside GitHub's; "" for none
 	Summary    bool   // a job summary is wanted
 	Annotate   bool   // annotations of lint warnings are wanted
 	Dockerfile string // where the Dockerfile is in the repository; "" when it is not known
@@ -114,7 +113,6 @@ func New(cfg Config) (*Plan, error) {
 	p.Inputs = in.given(cfg.Getenv)
 	p.Summary = !isOff(cfg.Getenv, "DOCKER_BUILD_SUMMARY")
 	p.Annotate = !isOff(cfg.Getenv, "DOCKER_BUILD_CHECKS_ANNOTATIONS")
-	p.Report = in.report
 	for _, name := range unknown(cfg.Variables) {
 		p.warn("input %s is not known, and ignored", name)
 	}
@@ -154,6 +152,15 @@ func (p *planner) option(flag, value string) {
 	}
 }
 
+// file adds a flag whose value is a file that the build writes, if one is
+// given. The job's user owns it.
+func (p *planner) file(flag, path string) {
+	p.option(flag, path)
+	if path != "" {
+		p.Left = append(p.Left, path)
+	}
+}
+
 // switched adds a flag that is on.
 func (p *planner) switched(flag string, on bool) {
 	if on {
@@ -174,9 +181,6 @@ func (p *planner) unsupported() error {
 		return errors.New("inputs context and file: a step has no standard input to read from")
 	}
 	p.attestations()
-	if p.in.trace != "" {
-		p.warn("input trace: this version of mayfly writes no trace")
-	}
 	return nil
 }
 
@@ -259,6 +263,8 @@ func (p *planner) arguments() error {
 	p.switched("pull", in.pull)
 	p.switched("push", in.push)
 	p.option("root", in.root)
+	p.file("report", in.report)
+	p.file("trace", in.trace)
 	p.Args = append(p.Args, "--", context)
 	p.Dockerfile = p.dockerfile(context, git)
 	p.Image = WithoutUser(context)

@@ -71,7 +71,7 @@ func TestNotes(t *testing.T) {
 		"no provenance":       {map[string]string{"provenance": "false", "sbom": "false"}, ""},
 		"disabled":            {map[string]string{"attests": "type=provenance,disabled=true", "sbom": "disabled=true"}, ""},
 		"attests":             {map[string]string{"attests": "type=sbom"}, "warning: input attests: "},
-		"trace":               {map[string]string{"trace": "t.json"}, "warning: input trace: "},
+		"report and trace":    {map[string]string{"trace": "t.json", "report": "r.html"}, ""},
 		"no secret":           {map[string]string{"secrets": "just-text"}, "warning: input secrets: "},
 		"empty secret":        {map[string]string{"secrets": "A="}, "warning: input secrets: "},
 		"no secret env":       {map[string]string{"secret-envs": "A"}, "warning: input secret-envs: "},
@@ -158,18 +158,19 @@ func TestOutputs(t *testing.T) {
 		load, left []string
 		iid        bool
 	}{
-		"none":           {map[string]string{}, nil, nil, nil, true},
-		"load":           {map[string]string{"load": "true"}, []string{"type=docker,dest=/tmp/step/load-1.tar"}, []string{"/tmp/step/load-1.tar"}, nil, true},
-		"docker":         {map[string]string{"outputs": "type=docker,name=a/b"}, []string{"type=docker,name=a/b,dest=/tmp/step/load-1.tar"}, []string{"/tmp/step/load-1.tar"}, nil, true},
-		"both":           {map[string]string{"outputs": "type=docker", "load": "true"}, []string{"type=docker,dest=/tmp/step/load-1.tar"}, []string{"/tmp/step/load-1.tar"}, nil, true},
-		"docker file":    {map[string]string{"outputs": "type=docker,dest=x.tar"}, []string{"type=docker,dest=x.tar"}, nil, []string{"x.tar"}, true},
-		"image and load": {map[string]string{"outputs": "type=image,push=true", "load": "true"}, []string{"type=image,push=true", "type=docker,dest=/tmp/step/load-1.tar"}, []string{"/tmp/step/load-1.tar"}, nil, true},
-		"directory":      {map[string]string{"outputs": "out"}, []string{"out"}, nil, []string{"out"}, false},
-		"local":          {map[string]string{"outputs": "type=local,dest=out"}, []string{"type=local,dest=out"}, nil, []string{"out"}, false},
-		"tar":            {map[string]string{"outputs": `type=tar,"dest=a,b.tar"`}, []string{`type=tar,"dest=a,b.tar"`}, nil, []string{"a,b.tar"}, false},
-		"nothing":        {map[string]string{"outputs": "type=cacheonly", "tags": "a/b"}, nil, nil, nil, true},
-		"local cache":    {map[string]string{"cache-to": "type=local,dest=c"}, nil, nil, []string{"c"}, true},
-		"registry cache": {map[string]string{"cache-to": "x/y:c"}, nil, nil, nil, true},
+		"none":            {map[string]string{}, nil, nil, nil, true},
+		"load":            {map[string]string{"load": "true"}, []string{"type=docker,dest=/tmp/step/load-1.tar"}, []string{"/tmp/step/load-1.tar"}, nil, true},
+		"docker":          {map[string]string{"outputs": "type=docker,name=a/b"}, []string{"type=docker,name=a/b,dest=/tmp/step/load-1.tar"}, []string{"/tmp/step/load-1.tar"}, nil, true},
+		"both":            {map[string]string{"outputs": "type=docker", "load": "true"}, []string{"type=docker,dest=/tmp/step/load-1.tar"}, []string{"/tmp/step/load-1.tar"}, nil, true},
+		"docker file":     {map[string]string{"outputs": "type=docker,dest=x.tar"}, []string{"type=docker,dest=x.tar"}, nil, []string{"x.tar"}, true},
+		"image and load":  {map[string]string{"outputs": "type=image,push=true", "load": "true"}, []string{"type=image,push=true", "type=docker,dest=/tmp/step/load-1.tar"}, []string{"/tmp/step/load-1.tar"}, nil, true},
+		"directory":       {map[string]string{"outputs": "out"}, []string{"out"}, nil, []string{"out"}, false},
+		"local":           {map[string]string{"outputs": "type=local,dest=out"}, []string{"type=local,dest=out"}, nil, []string{"out"}, false},
+		"tar":             {map[string]string{"outputs": `type=tar,"dest=a,b.tar"`}, []string{`type=tar,"dest=a,b.tar"`}, nil, []string{"a,b.tar"}, false},
+		"nothing":         {map[string]string{"outputs": "type=cacheonly", "tags": "a/b"}, nil, nil, nil, true},
+		"local cache":     {map[string]string{"cache-to": "type=local,dest=c"}, nil, nil, []string{"c"}, true},
+		"registry cache":  {map[string]string{"cache-to": "x/y:c"}, nil, nil, nil, true},
+		"about the build": {map[string]string{"report": "r.html", "trace": "t.json"}, nil, nil, []string{"r.html", "t.json"}, true},
 	} {
 		p, err := plan(tt.in)
 		if err != nil {

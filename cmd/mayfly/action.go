@@ -7,8 +7,11 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/moby/buildkit/client"
 
 	"github.com/mayfly-build/mayfly/action"
 	"github.com/mayfly-build/mayfly/engine"
@@ -154,24 +157,30 @@ func shellQuoted(s string) string {
 
 // build builds and, where that is asked for, hands the image to docker.
 func (s *step) build(ctx context.Context, o buildOptions) error {
+	r, err := newReporter(s.w, o)
+	if err != nil {
+		return err
+	}
 	t := newTracer(s.w, o)
-	err := s.traced(ctx, o, t)
+	err = s.traced(ctx, o, t, r)
 	t.finish(ctx, s.result, err)
+	r.finish(ctx, s.result, err)
 	return err
 }
 
-func (s *step) traced(ctx context.Context, o buildOptions, t *tracer) error {
-	req, cleanup, err := request(ctx, s.w, o)
+func (s *step) traced(ctx context.Context, o buildOptions, t *tracer, r *reporter) error {
+	req, cleanup, err := request(ctx, r.world(s.w), o)
 	if err != nil {
 		return err
 	}
 	defer cleanup()
 	t.follow(&req)
+	r.follow(&req)
 	s.log.Quote("Build " + s.plan.Image)
 	defer s.log.Unquote()
 	quiet := s.w
 	quiet.stdout = io.Discard // the digest is an output of the step
-	stream, done, err := display(quiet, o, append(t.sinks(), s.steps.Read)...)
+	stream, done, err := display(quiet, o, slices.Concat(t.sinks(), r.sinks(), []func(*client.SolveStatus){s.steps.Read})...)
 	if err != nil {
 		return err
 	}
@@ -227,9 +236,6 @@ func (s *step) claim(o buildOptions) {
 	places := []action.Place{{Path: o.root, Only: []string{"blobs", "keys", "builds"}}}
 	for _, path := range s.plan.Left {
 		places = append(places, action.Place{Path: path})
-	}
-	if s.plan.Report != "" {
-		places = append(places, action.Place{Path: s.plan.Report})
 	}
 	s.claimed = owner.Claim(places)
 }

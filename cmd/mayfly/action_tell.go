@@ -50,11 +50,6 @@ func (s *step) tell(failed error) error {
 	if s.plan.Summary {
 		errs = append(errs, s.log.Summary(r.Markdown()))
 	}
-	if s.plan.Report != "" {
-		if err := writeWhole(s.plan.Report, []byte(r.Markdown())); err != nil {
-			errs = append(errs, fmt.Errorf("input report: %w", err))
-		}
-	}
 	return errors.Join(errs...)
 }
 
@@ -137,7 +132,7 @@ func (s *step) metadata(failed error) string {
 	return string(dt)
 }
 
-// errorText is what report says of an error, in one line, of inputs.
+// errorText is what printError says of an error, in one line, of inputs.
 func (s *step) errorText(err error) string {
 	text := err.Error()
 	if p, ok := placeOf(err); ok {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 
 	"github.com/moby/buildkit/client"
@@ -31,21 +32,27 @@ func build(ctx context.Context, w world, args []string) error {
 		}
 		return err
 	}
+	r, err := newReporter(w, o)
+	if err != nil {
+		return err
+	}
 	t := newTracer(w, o)
-	res, err := runBuild(ctx, w, o, t)
+	res, err := runBuild(ctx, r.world(w), o, t, r)
 	t.finish(ctx, res, err)
+	r.finish(ctx, res, err)
 	return err
 }
 
-func runBuild(ctx context.Context, w world, o buildOptions, t *tracer) (*engine.Result, error) {
+func runBuild(ctx context.Context, w world, o buildOptions, t *tracer, r *reporter) (*engine.Result, error) {
 	req, cleanup, err := request(ctx, w, o)
 	if err != nil {
 		return nil, err
 	}
 	defer cleanup()
 	t.follow(&req)
+	r.follow(&req)
 	var steps steplog.Watcher
-	stream, shown, err := display(w, o, append(t.sinks(), steps.Read)...)
+	stream, shown, err := display(w, o, slices.Concat(t.sinks(), r.sinks(), []func(*client.SolveStatus){steps.Read})...)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +75,7 @@ func request(ctx context.Context, w world, o buildOptions) (_ engine.Request, cl
 	req := engine.Request{
 		StateDir: o.root, Snapshotter: o.snapshotter, Parallel: o.parallel,
 		Env:      git.Environ(w.getenv),
-		Registry: registry.New(registry.Config{UserAgent: "mayfly/" + version, Insecure: insecureHosts(o)}),
+		Registry: registry.New(registry.Config{UserAgent: "mayfly/" + version, Insecure: insecureHosts(o), Keychain: w.keychain}),
 		NewExecutor: func(dir string) (executor.Executor, error) {
 			return runc.New(runc.Config{StateDir: dir, Runtime: o.runtime})
 		},

@@ -26,6 +26,7 @@ type buildOptions struct {
 	progress, shmSize                  string
 	target, root, runtime, snapshotter string
 	iidFile, metadataFile, trace       string
+	report                             string
 	noCache, pull, push, quiet         bool
 	traceSteps, ciLabels               bool
 	dotenv, codeQuality                string
@@ -64,6 +65,7 @@ func parseBuild(w world, args []string) (buildOptions, error) {
 	f.BoolVar(&o.push, "push", false, "push the image: short for -o type=image,push=true")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress, print the digest")
 	f.IntVar(&o.parallel, "max-parallelism", 0, "steps running at once; 0 means `N` = 8")
+	f.StringVar(&o.report, "report", "", "write what happened to `FILE` as one HTML page, of a failed build too")
 	f.StringVar(&o.root, "root", "", "the state `DIR` (default $XDG_CACHE_HOME/mayfly)")
 	f.StringVar(&o.runtime, "oci-runtime", "", "run steps with an external OCI `RUNTIME`, such as crun, instead of the built-in one")
 	f.StringArrayVar(&o.secrets, "secret", nil, "give a secret to the steps that mount it: `id=ID[,src=FILE|env=NAME]`")

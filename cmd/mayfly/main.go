@@ -17,6 +17,8 @@ import (
 	rundebug "runtime/debug"
 	"syscall"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+
 	"github.com/mayfly-build/mayfly/engine/executor/runc"
 )
 
@@ -60,6 +62,8 @@ type world struct {
 	getenv         func(string) (string, bool)
 	stdin          io.Reader
 	stdout, stderr io.Writer
+
+	keychain authn.Keychain // credentials of registries; nil means those of $DOCKER_CONFIG
 }
 
 func (w world) env(name string) string {
@@ -89,7 +93,7 @@ func Main(ctx context.Context, args []string, getenv func(string) (string, bool)
 	if err == nil {
 		return exitOK
 	}
-	report(stderr, err)
+	printError(stderr, err)
 	var u usageError
 	if errors.As(err, &u) {
 		return exitUsage

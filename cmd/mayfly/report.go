@@ -83,9 +83,9 @@ func (p place) excerpt(w io.Writer) {
 	fmt.Fprintln(w, "--------------------")
 }
 
-// report prints an error: the lines of the Dockerfile it is about, what went
+// printError prints an error: the lines of the Dockerfile it is about, what went
 // wrong, and what to do.
-func report(w io.Writer, err error) {
+func printError(w io.Writer, err error) {
 	text := err.Error()
 	if p, ok := placeOf(err); ok {
 		fmt.Fprintln(w, p)

@@ -24,7 +24,7 @@ func lines(from, to int32) []*pb.Range {
 	return []*pb.Range{{Start: &pb.Position{Line: from}, End: &pb.Position{Line: to}}}
 }
 
-func TestReport(t *testing.T) {
+func TestPrintError(t *testing.T) {
 	source := func(data string, r []*pb.Range) []*llb.SourceRange {
 		return []*llb.SourceRange{{Info: &pb.SourceInfo{Filename: "Dockerfile", Data: []byte(data)}, Ranges: r}}
 	}
@@ -52,7 +52,7 @@ func TestReport(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var buf bytes.Buffer
-			if report(&buf, tt.err); buf.String() != tt.want {
+			if printError(&buf, tt.err); buf.String() != tt.want {
 				t.Errorf("printed\n%s\nnot\n%s", buf.String(), tt.want)
 			}
 		})
