@@ -1,4 +1,4 @@
-# make build | demo | test | race | lint | vet | e2e | image | bench | bench-cache | differential | cache-interop | faults | ci | setup
+# make build | demo | test | race | lint | vet | e2e | image | bench | bench-cache | differential | cache-interop | faults | pictures | ci | setup
 # Works as root in a clean clone on a Debian machine with Go, gcc and apt;
 # setup installs the rest.
 SHELL := /bin/bash
@@ -18,7 +18,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 TAGS := seccomp netgo osusergo static_build
 UNIT = $(shell go list ./... | grep -v '/mayfly/e2e$$')
 
-.PHONY: build setup setup-packages setup-buildkit setup-services setup-lint demo test unit race lint vet e2e image bench bench-cache differential cache-interop faults ci clean
+.PHONY: build setup setup-packages setup-buildkit setup-services setup-browser setup-lint demo test unit race lint vet e2e image bench bench-cache differential cache-interop faults pictures ci clean
 
 build: setup-packages
 	go build -trimpath -tags "$(TAGS)" -ldflags '-s -w -X main.version=$(VERSION) -extldflags "-static"' -o bin/mayfly ./cmd/mayfly
@@ -27,7 +27,7 @@ setup:
 	@hack/setup.sh
 
 # What the targets below need; each does nothing where it was done.
-setup-packages setup-buildkit setup-services setup-lint:
+setup-packages setup-buildkit setup-services setup-browser setup-lint:
 	@hack/setup.sh $(@:setup-%=%)
 
 demo: build
@@ -39,7 +39,7 @@ unit: setup-buildkit setup-services
 	@go test -tags seccomp $(UNIT)
 
 # -count=1: the test cache does not see that the binary under test is new.
-e2e: build setup-buildkit setup-services
+e2e: build setup-buildkit setup-services setup-browser
 	go test -tags seccomp -count=1 -timeout 30m ./e2e
 
 race: setup-buildkit setup-services
@@ -80,6 +80,11 @@ cache-interop: build setup-buildkit setup-services
 faults: build setup-buildkit setup-services
 	@mkdir -p docs
 	CACHE_FAULTS_TABLE=$(CURDIR)/docs/faults.md go test -tags seccomp -count=1 -timeout 30m -run '^TestCacheFaults$$' ./e2e
+
+# Writes docs/pictures: reports and job summaries of builds, as a browser shows them.
+pictures: build setup-services setup-browser
+	@mkdir -p docs/pictures
+	REPORT_PICTURES=$(CURDIR)/docs/pictures go test -tags seccomp -count=1 -run '^TestReportPictures$$' ./e2e
 
 # Writes docs/differential.md, the table of TestDifferential.
 differential: build setup-buildkit

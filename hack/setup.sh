@@ -7,10 +7,11 @@
 #   hack/setup.sh packages    Debian packages: enough to build mayfly and for the demo
 #   hack/setup.sh buildkit    and the real BuildKit, for tests and benchmarks
 #   hack/setup.sh services    and the services of cache backends (azurite, versitygw, those of Actions), jaeger, act, actionlint
+#   hack/setup.sh browser     and Chromium with the fonts of docs/pictures
 #   hack/setup.sh lint        and golangci-lint
 set -euo pipefail
 part=${1:-all}
-case $part in all|packages|buildkit|services|lint) ;; *) echo "setup: unknown part $part" >&2; exit 2 ;; esac
+case $part in all|packages|buildkit|services|browser|lint) ;; *) echo "setup: unknown part $part" >&2; exit 2 ;; esac
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 dev=${MAYFLY_DEV:-${XDG_CACHE_HOME:-$HOME/.cache}/mayfly-dev}
 bin=$dev/bin
@@ -34,6 +35,9 @@ if wants services && ! command -v npm >/dev/null; then
 fi
 if wants services; then
   packages+=(qemu-user-static)                # runs steps of another platform in a test
+fi
+if wants browser; then
+  packages+=(chromium fonts-inter fonts-jetbrains-mono fonts-liberation2 fonts-noto-color-emoji)
 fi
 missing=()
 for p in "${packages[@]}"; do
