@@ -172,6 +172,7 @@ func TestGitLab(t *testing.T) {
 	if env := p.read(t, "mayfly.env"); !strings.Contains(env, "MAYFLY_IMAGE_DIGEST="+digest+"\n") {
 		t.Errorf("the next job deploys %s, and the report is\n%s", digest, env)
 	}
+	p.labels(t, reg.Addr+"/acme/app@"+digest)
 	p.codeQuality(t, "web/Dockerfile", 2)
 	branch := p.cacheTags(t, reg)
 	if len(branch) != 1 || !strings.HasPrefix(slices.Collect(maps.Keys(branch))[0], "branch-main.app-web") {
@@ -232,6 +233,22 @@ func deployed(t *testing.T, out string) string {
 		t.Fatalf("nothing is deployed:\n%s", out)
 	}
 	return m[1]
+}
+
+// labels wants the image to say where it comes from.
+func (p *gitlabProject) labels(t *testing.T, ref string) {
+	t.Helper()
+	sha := strings.TrimSpace(string(tool(t, "git", "-C", p.dir, "rev-parse", "HEAD")))
+	var image struct{ Labels map[string]string }
+	if err := json.Unmarshal(tool(t, "skopeo", "inspect", "--tls-verify=false", "--creds", registryUser+":"+registryPassword, "docker://"+ref), &image); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"org.opencontainers.image.revision": sha, "org.opencontainers.image.source": "https://gitlab.acme.test/acme/app", "org.opencontainers.image.url": "https://gitlab.acme.test/acme/app",
+	}
+	if !maps.Equal(image.Labels, want) {
+		t.Errorf("the labels are %v, not %v", image.Labels, want)
+	}
 }
 
 // codeQuality wants one issue of the report, with all that GitLab requires.

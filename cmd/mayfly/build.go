@@ -51,15 +51,19 @@ func runBuild(ctx context.Context, w world, o buildOptions, t *tracer, r *report
 	defer cleanup()
 	t.follow(&req)
 	r.follow(&req)
-	var steps steplog.Watcher
-	stream, shown, err := display(w, o, slices.Concat(t.sinks(), r.sinks(), []func(*client.SolveStatus){steps.Read})...)
+	var lint steplog.Watcher
+	sinks := slices.Concat(t.sinks(), r.sinks())
+	if o.codeQuality != "" {
+		sinks = append(sinks, lint.Read)
+	}
+	stream, shown, err := display(w, o, sinks...)
 	if err != nil {
 		return nil, err
 	}
 	req.Progress = stream
 	res, err := engine.Build(ctx, req)
 	shown(err)
-	err = errors.Join(err, writeCodeQuality(w, o, steps.Warnings()))
+	err = errors.Join(err, writeCodeQuality(w, o, lint.Warnings()))
 	if err != nil && ctx.Err() != nil {
 		return res, fmt.Errorf("build stopped: %w", context.Cause(ctx))
 	}
