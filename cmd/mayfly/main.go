@@ -80,6 +80,7 @@ Usage:
   mayfly cache ls|show|verify|prune|copy CACHE
                                        look after a remote cache
   mayfly debug why [STEP]              why the steps of a build ran
+  mayfly action                        build what the inputs of a step of GitHub Actions say
   mayfly version                       print the version
 
 "mayfly COMMAND --help" lists the options of a command.
@@ -126,5 +127,5 @@ func run(ctx context.Context, w world, args []string) error {
 		_, err := fmt.Fprint(w.stdout, usage)
 		return err
 	}
-	return usagef("unknown command %q: the commands are build, merge, meta, cache, debug and version", args[0])
+	return usagef("unknown command %q: the commands are build, merge, meta, cache, debug, action and version", args[0])
 }
