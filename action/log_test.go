@@ -140,3 +140,19 @@ func TestReport(t *testing.T) {
 		t.Errorf("%d lines", strings.Count(got, "\n"))
 	}
 }
+
+// TestReportAllCached: the steps were found before the one that took its time
+// began.
+func TestReportAllCached(t *testing.T) {
+	at := func(ms int) time.Time { return time.Unix(1700000000, 0).Add(time.Duration(ms) * time.Millisecond) }
+	r := Report{Image: "app", Result: &engine.Result{}, Steps: []steplog.Step{
+		{Name: "[1/2] COPY f /", Cached: true, Began: at(0), Ended: at(0)},
+		{Name: "exporting cache to gha main", Began: at(40), Ended: at(240), Spent: 200 * time.Millisecond},
+	}}
+	got := r.Markdown()
+	for _, want := range []string{"1 of 1 steps came from a cache", "| cached | <code>&#91;1/2&#93; COPY f /</code> |  |  |", "| 0.2 s | `████████████████████████` |"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the summary has no %q:\n%s", want, got)
+		}
+	}
+}

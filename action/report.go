@@ -125,7 +125,8 @@ func span(shown []steplog.Step) (begin, end time.Time) {
 	return begin, end
 }
 
-// bar shows when a step ran within the build.
+// bar shows when a step ran within the build. A cached one may have been looked
+// up before anything ran.
 func bar(s steplog.Step, begin, end time.Time) string {
 	total := end.Sub(begin)
 	if total <= 0 || s.Ended.IsZero() {
@@ -133,7 +134,7 @@ func bar(s steplog.Step, begin, end time.Time) string {
 	}
 	from := int(s.Began.Sub(begin) * barSize / total)
 	to := int((s.Ended.Sub(begin)*barSize + total - 1) / total)
-	from = min(from, barSize-1)
+	from = min(max(from, 0), barSize-1)
 	to = min(max(to, from+1), barSize)
 	return "`" + strings.Repeat("░", from) + strings.Repeat("█", to-from) + strings.Repeat("░", barSize-to) + "`"
 }

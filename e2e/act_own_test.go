@@ -39,6 +39,8 @@ func ownFiles(t *testing.T, workflow string, dirs ...string) map[string]string {
 
 // TestActOwn runs what .github/workflows/e2e.yml does with the action itself.
 func TestActOwn(t *testing.T) {
+	_, err := services.Tool("jq")
+	services.Need(t, err)
 	r := newActRepo(t, newRegistryWithLogin(t), ownFiles(t, "e2e.yml", "examples/hello"))
 	// A toolchain that makes files.
 	reg, err := services.StartRegistry(services.RegistryConfig{})

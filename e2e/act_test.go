@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -284,23 +285,25 @@ func freePort(t *testing.T) string {
 	return fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
 }
 
-// image returns an image that a workflow has pushed; its name is that in the
-// workflow.
+// image returns an image for this machine that a workflow has pushed, and the
+// digest of what its name points to, which may be an index; the name is that in
+// the workflow.
 func (r *actRepo) image(t *testing.T, ref string) (v1.Image, v1.Hash) {
 	t.Helper()
 	parsed, err := name.ParseReference(strings.ReplaceAll(ref, registryHost, r.registry.Addr))
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := remote.Image(parsed, remote.WithAuth(&authn.Basic{Username: registryUser, Password: registryPassword}))
+	found, err := remote.Get(parsed, remote.WithAuth(&authn.Basic{Username: registryUser, Password: registryPassword}),
+		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	digest, err := img.Digest()
+	img, err := found.Image()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return img, digest
+	return img, found.Digest
 }
 
 // allCached fails the test unless there are steps and each came from a cache.

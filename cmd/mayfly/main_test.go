@@ -48,7 +48,7 @@ func TestExitStatus(t *testing.T) {
 		stderr []string
 	}{
 		{"", exitUsage, []string{"Usage:", "no command"}},
-		{"fly", exitUsage, []string{`"fly"`, "build, merge, meta, cache, debug and version"}},
+		{"fly", exitUsage, []string{`"fly"`, "build, merge, meta, cache, debug, action and version"}},
 		{"version", exitOK, nil},
 		{"--version", exitOK, nil},
 		{"help", exitOK, nil},
