@@ -150,19 +150,28 @@ func TestJenkins(t *testing.T) {
 	}
 }
 
-// A tektonTask is what the test reads of ci/tekton.yaml.
+// A tektonTask has the fields of a Task that ci/tekton.yaml may have: one that
+// it has by mistake is an error.
 type tektonTask struct {
 	APIVersion string `yaml:"apiVersion"`
 	Kind       string
+	Metadata   yaml.Node
 	Spec       struct {
-		Params []struct {
-			Name    string
-			Default any
+		Description string
+		Params      []struct {
+			Name, Type, Description string
+			Default                 any
 		}
-		Results []struct{ Name string }
-		Steps   []struct {
-			Script string
-			Env    []struct{ Name, Value string }
+		Workspaces, Volumes yaml.Node
+		Results             []struct{ Name, Description string }
+		Steps               []struct {
+			Name, Image     string
+			Script          string
+			WorkingDir      string    `yaml:"workingDir"`
+			SecurityContext yaml.Node `yaml:"securityContext"`
+			VolumeMounts    yaml.Node `yaml:"volumeMounts"`
+			Args            []string
+			Env             []struct{ Name, Value string }
 		}
 	}
 }
@@ -176,7 +185,9 @@ func TestTekton(t *testing.T) {
 		t.Fatal(err)
 	}
 	var task tektonTask
-	if err := yaml.NewDecoder(bytes.NewReader(data)).Decode(&task); err != nil || task.Kind != "Task" || task.APIVersion != "tekton.dev/v1" || len(task.Spec.Steps) != 1 {
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	if err := dec.Decode(&task); err != nil || task.Kind != "Task" || task.APIVersion != "tekton.dev/v1" || len(task.Spec.Steps) != 1 {
 		t.Fatalf("%v: %+v", err, task)
 	}
 	j := newCIJob(t, reg.Addr+"/acme/base")
