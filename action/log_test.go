@@ -3,6 +3,7 @@ package action
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -119,10 +120,29 @@ func TestReport(t *testing.T) {
 		},
 	}
 	bad := Report{Image: "app", Error: "Dockerfile:3: RUN make: exit status 2", Elapsed: time.Second, Steps: slices.Clone(all[:4])}
-	bad.Steps[3].Error = "exit status 2"
+	bad.Steps[3].Error, bad.Steps[3].Digest, bad.Failed = "exit status 2", "sha256:f", "sha256:f"
+	bad.Steps[3].Tail = []string{"main.go:3: ```", "*oops*"}
+	bad.Steps = append(bad.Steps, steplog.Step{Name: "[other 1/1] RUN x", Error: "it was stopped", Began: at(1), Ended: at(9.1), Spent: at(9.1).Sub(at(1))})
 	many := Report{Image: "app", Result: &engine.Result{}}
 	for range maxRows + 7 {
 		many.Steps = append(many.Steps, all[1])
+	}
+	huge := Report{Image: "app", Result: &engine.Result{}}
+	for n := range 300 {
+		st := step(fmt.Sprintf("[build %3d/301] RUN %d", n, n), float64(n)/100, float64(n+1)/100)
+		switch {
+		case n == 7:
+			st.Why = "RUN 7: main.go changed"
+		case n > 7:
+			st.Why = fmt.Sprintf("RUN %d: after RUN 7: main.go changed", n)
+		}
+		st.Cached = n < 7
+		huge.Steps = append(huge.Steps, st)
+	}
+	huge.Steps = append(huge.Steps, step("[build 300/301] RUN slow", 3, 9))
+	if got := huge.Markdown(); strings.Count(got, "\n| ") != 5 || !strings.Contains(got, "RUN slow") || !strings.Contains(got, "| main.go changed |") ||
+		!strings.Contains(got, "and 292 more") || !strings.Contains(got, "7 cached steps") {
+		t.Errorf("of 300 steps: %s", got)
 	}
 	for name, r := range map[string]Report{"report.md": good, "report_failed.md": bad} {
 		path := filepath.Join("testdata", name)

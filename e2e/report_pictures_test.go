@@ -43,7 +43,8 @@ type scene struct {
 	job    func(*job) // writes what is built
 	before func(*job) // what another job built, whose cache this one has; nil for none
 	fails  bool
-	height int64 // of the report's picture
+	height int64    // of the report's picture
+	places []string // IDs in the report of which there are pictures too
 }
 
 func scenes(base string) []scene {
@@ -70,8 +71,8 @@ func scenes(base string) []scene {
 				"app.txt":    "app\n",
 			})
 		}},
-		{name: "300-steps", height: 1100, before: huge(""), job: huge("37")},
-		{name: "failed", height: 1000, fails: true, job: func(j *job) {
+		{name: "300-steps", height: 1100, places: []string{"graph"}, before: huge(""), job: huge("37")},
+		{name: "failed", height: 1000, places: []string{"logs"}, fails: true, job: func(j *job) {
 			service(j)
 			j.files(map[string]string{"Dockerfile": strings.Replace(fmt.Sprintf(pictureDockerfile, base),
 				`RUN sleep 0.5; echo "github.com/acme/app"; cp main.go /app`,
@@ -128,6 +129,12 @@ func TestReportPictures(t *testing.T) {
 				b.size(t, 1240, sc.height)
 				b.open(t, "file://"+filepath.Join(j.dir, "build.html"))
 				write(t, filepath.Join(dir, "report-"+sc.name+"-"+theme+".png"), b.picture(t))
+				for _, id := range sc.places {
+					b.open(t, "about:blank")
+					b.open(t, "file://"+filepath.Join(j.dir, "build.html")+"#"+id)
+					js[any](t, b, `document.querySelector("details.failed")?.setAttribute("open", "")`)
+					write(t, filepath.Join(dir, "report-"+sc.name+"-"+id+"-"+theme+".png"), b.picture(t))
+				}
 				b.size(t, 1012, 400)
 				b.open(t, "file://"+page)
 				b.size(t, 1012, min(js[int64](t, b, `document.documentElement.scrollHeight`), 900))

@@ -37,7 +37,7 @@ if wants services; then
   packages+=(qemu-user-static)                # runs steps of another platform in a test
 fi
 if wants browser; then
-  packages+=(chromium fonts-inter fonts-jetbrains-mono fonts-liberation2 fonts-noto-color-emoji)
+  packages+=(chromium fonts-inter fonts-jetbrains-mono fonts-liberation fonts-noto-color-emoji)
 fi
 missing=()
 for p in "${packages[@]}"; do

@@ -31,7 +31,8 @@ type graphBox struct {
 	steps   []*stepBox
 	column  int
 	parents []*graphBox
-	center  float64
+	center  float64 // of its parents
+	used    int     // number of the first step that uses it
 }
 
 type graphLine struct {
@@ -46,7 +47,10 @@ type graphCell struct {
 }
 
 // A graphEdge goes from a box to a step that uses what the box makes.
-type graphEdge struct{ Path string }
+type graphEdge struct {
+	Path string
+	Far  bool // it passes other columns
+}
 
 const (
 	boxWidth   = 272
@@ -99,8 +103,15 @@ func (r *Recorder) graph(boxes map[digest.Digest]*stepBox) *graph {
 		b.fill()
 		for _, s := range b.steps {
 			for _, in := range s.Uses {
-				if p := of[in]; p != nil && p != b && !slices.Contains(b.parents, p) {
+				p := of[in]
+				if p == nil || p == b {
+					continue
+				}
+				if !slices.Contains(b.parents, p) {
 					b.parents = append(b.parents, p)
+				}
+				if p.used == 0 || s.Number < p.used {
+					p.used = s.Number
 				}
 			}
 		}
@@ -284,7 +295,7 @@ func (g *graph) place() {
 				b.center = sum / float64(n)
 			}
 		}
-		slices.SortStableFunc(here, func(a, b *graphBox) int { return cmp.Compare(a.center, b.center) })
+		slices.SortStableFunc(here, func(a, b *graphBox) int { return cmp.Or(cmp.Compare(a.center, b.center), cmp.Compare(a.used, b.used)) })
 		y := margin
 		for _, b := range here {
 			b.X = margin + column*(boxWidth+columnGap)
@@ -318,7 +329,7 @@ func (g *graph) connect(of map[*stepBox]*graphBox) {
 				path := curve(from.X+from.W, from.Y+boxHead/2, b.X, b.Y+to)
 				if !seen[path] {
 					seen[path] = true
-					g.Edges = append(g.Edges, graphEdge{path})
+					g.Edges = append(g.Edges, graphEdge{path, b.column > from.column+1})
 				}
 			}
 		}

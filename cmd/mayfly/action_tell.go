@@ -46,6 +46,9 @@ func (s *step) tell(failed error) error {
 	r := action.Report{Image: s.plan.Image, Result: s.result, Steps: s.explained(), Elapsed: time.Since(s.began)}
 	if failed != nil {
 		r.Result, r.Error = nil, s.errorText(failed)
+		if se, ok := errors.AsType[*solver.StepError](failed); ok {
+			r.Failed = se.Vertex.Digest
+		}
 	}
 	if s.plan.Summary {
 		errs = append(errs, s.log.Summary(r.Markdown()))
