@@ -180,12 +180,12 @@ func TestActionCache(t *testing.T) {
 		}
 		digests[o["imageid"]] = true
 		summary := j.read(t, "summary")
-		j.want(t, "the summary", summary, "app:1", o["digest"], "| <code>gha ", "| in | ", "| out | ")
+		j.want(t, "the summary", summary, "app:1", o["digest"], "| <code>gha ", "| import | ", "| export | ")
 		if n == 2 {
-			j.want(t, "the summary", summary, "| f changed (content) |", "| after COPY f /f: f changed (content) |")
+			j.want(t, "the summary", summary, "| f changed (content) |", "| after COPY f /f |")
 		}
 		if n == 1 {
-			j.want(t, "the summary", summary, "| in | ok |", "| cached | <code>&#91;base 2/3&#93; COPY f /f</code>")
+			j.want(t, "the summary", summary, "| import | ok |", "3 cached steps", "\n[base 2/3] COPY f /f\n")
 		}
 		if left, err := os.ReadDir(j.env["RUNNER_TEMP"]); err != nil || len(left) > 0 {
 			t.Errorf("left: %v, %v", left, err)

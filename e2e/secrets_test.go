@@ -65,7 +65,7 @@ func TestNoSecretLeaves(t *testing.T) {
 	args := []string{
 		"build", "--root", filepath.Join(dir, "state"), "--build-arg", "BASE=" + base.Addr + "/base", "--secret", "id=a,env=SECRET_A", "--secret", "id=f,src=" + filepath.Join(dir, "key.pem"),
 		"--secret", "id=GIT_AUTH_TOKEN,env=GIT_TOKEN", "-t", image + ":v1", "--push", "-o", "type=oci,dest=" + filepath.Join(dir, "oci.tar"),
-		"--metadata-file", filepath.Join(dir, "meta.json"), "--trace", filepath.Join(dir, "trace.json"),
+		"--metadata-file", filepath.Join(dir, "meta.json"), "--trace", filepath.Join(dir, "trace.json"), "--report", filepath.Join(dir, "build.html"),
 		"--cache-to", "type=registry,ref=" + image + ":cache,mode=max", "--cache-from", "type=registry,ref=" + image + ":cache",
 	}
 	stores := map[string]string{"registry": filepath.Join(dir, "stores", "registry")}
@@ -104,7 +104,7 @@ func TestNoSecretLeaves(t *testing.T) {
 				t.Errorf("nothing of the image is found in %s", name)
 			}
 		}
-		for name, has := range map[string]bool{"state": progress == "plain", "oci.tar": true, "meta.json": false, "trace.json": false} {
+		for name, has := range map[string]bool{"state": progress == "plain", "oci.tar": true, "meta.json": false, "trace.json": false, "build.html": false} {
 			if w.searchFiles(t, filepath.Join(dir, name)) != has {
 				t.Errorf("whether the image's files are found in %s: not %v", name, has)
 			}
@@ -123,6 +123,7 @@ func TestNoSecretLeaves(t *testing.T) {
 	}
 	w.search(t, "a failed build", []byte(out))
 	w.searchFiles(t, filepath.Join(dir, "state"))
+	w.searchFiles(t, filepath.Join(dir, "build.html"))
 }
 
 // A secretsWorld is where secrets are searched for.
