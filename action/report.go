@@ -83,7 +83,11 @@ func (r *Report) counts(b *strings.Builder) {
 	if all == 0 {
 		return
 	}
-	fmt.Fprintf(b, "**%d steps**: %d cached, %d ran", all, cached, ran)
+	steps := fmt.Sprintf("%d steps", all)
+	if all == 1 {
+		steps = "1 step"
+	}
+	fmt.Fprintf(b, "**%s**: %d cached, %d ran", steps, cached, ran)
 	if res := r.Result; res != nil {
 		var in, out int64
 		for _, c := range res.Caches {
