@@ -105,7 +105,7 @@ func request(ctx context.Context, w world, o buildOptions) (_ engine.Request, cl
 	}
 	err = frontendOptions(w, o, c.opts)
 	if err == nil {
-		err = sourceLabels(ctx, w, o, c.opts)
+		err = sourceOptions(ctx, w, o, c.opts)
 	}
 	if err != nil {
 		c.close()

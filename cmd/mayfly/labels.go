@@ -8,13 +8,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/mayfly-build/mayfly/action"
 	"github.com/mayfly-build/mayfly/ci"
-	"github.com/mayfly-build/mayfly/engine/source/git"
 	"github.com/mayfly-build/mayfly/internal/hint"
 )
 
@@ -22,10 +19,11 @@ import (
 // repository.
 const dockerfileLabel = "com.docker.image.source.entrypoint"
 
-// sourceLabels adds labels that tell where the image comes from: those of the
-// CI job where --ci-labels asks for them, those of the work tree where
-// BUILDX_GIT_LABELS does. The job's come first, and --label before both.
-func sourceLabels(ctx context.Context, w world, o buildOptions, opts map[string]string) error {
+// sourceOptions adds what is known of where the image comes from: labels of the
+// CI job where --ci-labels asks for them, and of the work tree that the context
+// is in where BUILDX_GIT_LABELS does, after them and after --label; and, for
+// provenance, the options vcs:* unless BUILDX_GIT_INFO=false.
+func sourceOptions(ctx context.Context, w world, o buildOptions, opts map[string]string) error {
 	var labels []ci.Label
 	if o.ciLabels {
 		job := ci.Detect(w.env, os.ReadFile)
@@ -34,7 +32,7 @@ func sourceLabels(ctx context.Context, w world, o buildOptions, opts map[string]
 		}
 		labels = job.Labels()
 	}
-	fromGit, err := gitLabels(ctx, w, o)
+	fromGit, err := gitOptions(ctx, w, o, opts)
 	if err != nil {
 		return err
 	}
@@ -46,135 +44,92 @@ func sourceLabels(ctx context.Context, w world, o buildOptions, opts map[string]
 	return nil
 }
 
-// gitLabels are docker buildx's: the commit and the Dockerfile's path with
-// BUILDX_GIT_LABELS=1, and the remote's URL with full. A context that is no
-// work tree has none.
-func gitLabels(ctx context.Context, w world, o buildOptions) ([]ci.Label, error) {
-	v := w.env("BUILDX_GIT_LABELS")
-	full := v == "full"
-	if on, err := strconv.ParseBool(v); !full {
-		if v != "" && err != nil {
-			return nil, usagef("BUILDX_GIT_LABELS: %q is none of full, true, false", v)
-		}
-		if !on {
-			return nil, nil
+// gitWants is what docker buildx's variables ask of git.
+type gitWants struct {
+	labels bool // the commit and the Dockerfile's path
+	remote bool // and the remote's URL
+	info   bool // all of it for provenance
+}
+
+func readGitWants(w world) (want gitWants, err error) {
+	switch v := w.env("BUILDX_GIT_LABELS"); v {
+	case "":
+	case "full":
+		want.labels, want.remote = true, true
+	default:
+		if want.labels, err = strconv.ParseBool(v); err != nil {
+			return want, usagef("BUILDX_GIT_LABELS: %q is none of full, true, false", v)
 		}
 	}
-	if o.context == "-" || isURL(o.context) {
-		return nil, nil
+	want.info = true
+	if v := w.env("BUILDX_GIT_INFO"); v != "" {
+		if want.info, err = strconv.ParseBool(v); err != nil {
+			return want, usagef("BUILDX_GIT_INFO: %q is not true or false", v)
+		}
+	}
+	return want, nil
+}
+
+// gitOptions asks git, sets the options vcs:* and returns labels. A context
+// that is in no work tree has none.
+func gitOptions(ctx context.Context, w world, o buildOptions, opts map[string]string) ([]ci.Label, error) {
+	want, err := readGitWants(w)
+	if err != nil || !want.labels && !want.info || o.context == "-" || isURL(o.context) {
+		return nil, err
 	}
 	t := newWorkTree(w, o.context)
-	root, err := t.git(ctx, "rev-parse", "--show-toplevel")
-	switch {
-	case errors.Is(err, exec.ErrNotFound):
-		return nil, hint.With(fmt.Errorf("BUILDX_GIT_LABELS: %w", err), "install git, or unset BUILDX_GIT_LABELS")
-	case err != nil || root == "":
-		if _, err := os.Stat(filepath.Join(o.context, ".git")); err == nil {
-			return nil, hint.With(fmt.Errorf("BUILDX_GIT_LABELS: git does not take %s for a work tree", o.context),
-				"its owner may be another user: `git config --global --add safe.directory` with its path, or unset BUILDX_GIT_LABELS")
+	if err := t.locate(ctx); t.root == "" {
+		if want.labels {
+			return nil, noWorkTree(o.context, err)
 		}
 		return nil, nil
 	}
+	revision, remote := t.revision(ctx, w), ""
+	if want.info || want.remote {
+		remote = t.remote(ctx)
+	}
+	if want.info {
+		vcsOptions(t, o, revision, remote, opts)
+	}
 	var labels []ci.Label
-	if sha, err := t.git(ctx, "rev-parse", "HEAD"); err == nil {
-		if dirty, _ := strconv.ParseBool(w.env("BUILDX_GIT_CHECK_DIRTY")); dirty && t.isDirty(ctx) {
-			sha += "-dirty"
-		}
-		labels = append(labels, ci.Label{Key: ocispec.AnnotationRevision, Value: sha})
-	}
-	if file, ok := below(root, dockerfileOf(o)); ok {
-		labels = append(labels, ci.Label{Key: dockerfileLabel, Value: file})
-	}
-	if full {
-		if remote := t.remote(ctx); remote != "" {
-			labels = append(labels, ci.Label{Key: ocispec.AnnotationSource, Value: remote})
+	add := func(wanted bool, key, value string) {
+		if wanted && value != "" {
+			labels = append(labels, ci.Label{Key: key, Value: value})
 		}
 	}
+	file, _ := below(t.root, dockerfileOf(o))
+	add(want.labels, ocispec.AnnotationRevision, revision)
+	add(want.labels, dockerfileLabel, file)
+	add(want.remote, ocispec.AnnotationSource, remote)
 	return labels, nil
 }
 
-// A workTree is a directory that git may know.
-type workTree struct {
-	dir string
-	env []string
-}
-
-// newWorkTree returns the work tree that git runs in, with the configuration
-// that says which directories it trusts.
-func newWorkTree(w world, dir string) workTree {
-	t := workTree{dir: dir, env: git.Environ(w.getenv)}
-	for _, name := range []string{"HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_COUNT", "GIT_CONFIG_KEY_0", "GIT_CONFIG_VALUE_0"} {
-		if v, ok := w.getenv(name); ok {
-			t.env = append(t.env, name+"="+v)
+// vcsOptions sets the options of which BuildKit's provenance has vcs.
+func vcsOptions(t *workTree, o buildOptions, revision, remote string, opts map[string]string) {
+	set := func(key, value string) {
+		if value != "" {
+			opts["vcs:"+key] = value
 		}
 	}
-	return t
+	set("revision", revision)
+	set("source", remote)
+	dir, _ := below(t.root, o.context)
+	set("localdir:context", dir)
+	if file := dockerfileOf(o); file != "" {
+		dir, _ = below(t.root, filepath.Dir(file))
+		set("localdir:dockerfile", dir)
+	}
 }
 
-func (t workTree) git(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "git", append([]string{"-C", t.dir}, args...)...)
-	cmd.Env = t.env
-	out, err := cmd.Output()
-	return strings.TrimSpace(string(out)), err
-}
-
-// remote returns the URL that the work tree was cloned from, without user and
-// password: an image is for everybody.
-func (t workTree) remote(ctx context.Context) string {
-	for _, name := range []string{"origin", "upstream"} {
-		if url, err := t.git(ctx, "remote", "get-url", name); err == nil && url != "" {
-			return strings.Replace(action.WithoutUser(url), "***@", "", 1)
-		}
+// noWorkTree returns why there are no labels of git, nil when a context is just
+// a directory.
+func noWorkTree(dir string, err error) error {
+	if errors.Is(err, exec.ErrNotFound) {
+		return hint.With(fmt.Errorf("BUILDX_GIT_LABELS: %w", err), "install git, or unset BUILDX_GIT_LABELS")
 	}
-	return ""
-}
-
-func (t workTree) isDirty(ctx context.Context) bool {
-	out, err := t.git(ctx, "status", "--porcelain", "--ignored=no")
-	return err != nil || out != ""
-}
-
-// dockerfileOf returns the path of the Dockerfile, "" when it is no file here.
-func dockerfileOf(o buildOptions) string {
-	switch {
-	case o.file == "-", o.context == "-", isURL(o.context):
-		return ""
-	case o.file != "":
-		return o.file
+	if _, err := os.Stat(filepath.Join(dir, ".git")); err != nil {
+		return nil
 	}
-	return filepath.Join(o.context, "Dockerfile")
-}
-
-// below returns the path of a file in a directory, with slashes; false when it
-// is not there.
-func below(dir, file string) (string, bool) {
-	if dir == "" || file == "" {
-		return "", false
-	}
-	dir, err := resolved(dir)
-	if err != nil {
-		return "", false
-	}
-	if file, err = resolved(file); err != nil {
-		return "", false
-	}
-	rel, err := filepath.Rel(dir, file)
-	if err != nil || !filepath.IsLocal(rel) {
-		return "", false
-	}
-	return filepath.ToSlash(rel), true
-}
-
-// resolved returns an absolute path without links in its directories: git
-// tells such paths.
-func resolved(path string) (string, error) {
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return "", err
-	}
-	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
-	if err != nil {
-		return "", err
-	}
-	return filepath.Join(dir, filepath.Base(path)), nil
+	return hint.With(fmt.Errorf("BUILDX_GIT_LABELS: git does not take %s for a work tree", dir),
+		"its owner may be another user: `git config --global --add safe.directory` with its path, or unset BUILDX_GIT_LABELS")
 }

@@ -27,7 +27,7 @@ func labelsOf(t *testing.T, env map[string]string, args ...string) (string, erro
 	if err := frontendOptions(w, o, opts); err != nil {
 		return "", err
 	}
-	if err := sourceLabels(t.Context(), w, o, opts); err != nil {
+	if err := sourceOptions(t.Context(), w, o, opts); err != nil {
 		return "", err
 	}
 	labels := map[string]string{}
@@ -114,6 +114,31 @@ func TestGitLabels(t *testing.T) {
 	want(env, "map[revision:"+sha+"]", "-f", "-", app)
 	want(env, "map[]", "https://git.acme.test/other.git")
 
+	vcs := func(env map[string]string, wanted string, args ...string) {
+		t.Helper()
+		w := worldOf(env, "")
+		o, err := parseBuild(w, args)
+		opts := map[string]string{}
+		if err == nil {
+			err = sourceOptions(t.Context(), w, o, opts)
+		}
+		for k := range opts {
+			if !strings.HasPrefix(k, "vcs:") {
+				delete(opts, k)
+			}
+		}
+		if got := fmt.Sprint(opts); err != nil || got != wanted {
+			t.Errorf("%q: %s, %v; want %s", args, got, err, wanted)
+		}
+	}
+	delete(env, "BUILDX_GIT_LABELS")
+	vcs(env, "map[vcs:localdir:context:app vcs:localdir:dockerfile:app vcs:revision:"+sha+" vcs:source:https://git.acme.test/acme/app.git]", app)
+	vcs(env, "map[vcs:localdir:context:. vcs:localdir:dockerfile:docker vcs:revision:"+sha+" vcs:source:https://git.acme.test/acme/app.git]", "-f", filepath.Join(dir, "docker", "web.Dockerfile"), dir)
+	vcs(with("BUILDX_GIT_INFO", "false"), "map[]", app)
+	vcs(with("GIT_CONFIG_COUNT", "x"), "map[]", app) // git does not answer: nobody asked for it
+	vcs(env, "map[]", "-")
+	env["BUILDX_GIT_LABELS"] = "1"
+
 	job := with()
 	for k, v := range gitlabTag {
 		job[k] = v
@@ -125,6 +150,7 @@ func TestGitLabels(t *testing.T) {
 
 	for name, env := range map[string]map[string]string{
 		`BUILDX_GIT_LABELS: "some" is none of`: with("BUILDX_GIT_LABELS", "some"),
+		`BUILDX_GIT_INFO: "some" is not true`:  with("BUILDX_GIT_INFO", "some"),
 		"BUILDX_GIT_LABELS: git does not take": with("GIT_CONFIG_COUNT", "x"), // with which every command of git fails
 	} {
 		if _, err := labelsOf(t, env, dir, "-f", filepath.Join(app, "Dockerfile")); err == nil || !strings.Contains(err.Error(), name) {
