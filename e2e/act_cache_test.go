@@ -161,7 +161,7 @@ func TestActReadOnly(t *testing.T) {
 			if n := len(repo.Entries()); n != saved {
 				t.Errorf("%d entries, there were %d", n, saved)
 			}
-			if !strings.Contains(run.log, "| out | skipped |") || !strings.Contains(run.log, tt.why) || len(run.annotations("error")) > 0 {
+			if !strings.Contains(run.log, "| export | skipped: ") || !strings.Contains(run.log, "warning: skipped: "+tt.why) || len(run.annotations("error")) > 0 {
 				t.Errorf("it does not say why nothing was written: %q", tt.why)
 			}
 			if t.Failed() {
