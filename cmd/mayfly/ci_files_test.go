@@ -150,6 +150,16 @@ func TestCodeQualityFile(t *testing.T) {
 	}
 }
 
+// TestErrorsAreNoCommands: the excerpt of a Dockerfile is text to the service.
+func TestErrorsAreNoCommands(t *testing.T) {
+	dir := contextDir(t)
+	writeFile(t, filepath.Join(dir, "Dockerfile"), "FROM scratch\nFETCH ##vso[task.setvariable variable=x]y\n")
+	_, _, stderr := mayfly(t, map[string]string{"TF_BUILD": "True"}, "", "build", "--root", t.TempDir(), "--snapshotter", "native", dir)
+	if !strings.Contains(stderr, "   2 | >>> FETCH # # vso[task") || strings.Contains(stderr, "##vso") {
+		t.Errorf("the error is\n%s", stderr)
+	}
+}
+
 func TestRepositoryPath(t *testing.T) {
 	dir := contextDir(t)
 	w := worldOf(map[string]string{"CI_PROJECT_DIR": filepath.Dir(dir)}, "")

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	rundebug "runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -94,7 +95,9 @@ func Main(ctx context.Context, args []string, getenv func(string) (string, bool)
 	if err == nil {
 		return exitOK
 	}
-	printError(stderr, err)
+	var text strings.Builder
+	printError(&text, err)
+	_, _ = io.WriteString(stderr, quoted(w, text.String())) // nobody is left to tell
 	var u usageError
 	if errors.As(err, &u) {
 		return exitUsage

@@ -32,6 +32,12 @@ func sectionStyle(w world, o buildOptions) (sections.Style, bool) {
 	if o.progress != "auto" || isTerminal(w.stderr) {
 		return "", false
 	}
+	return serviceStyle(w)
+}
+
+// serviceStyle returns how the logs of the CI service fold, false where they do
+// not or there is none.
+func serviceStyle(w world) (sections.Style, bool) {
 	switch ci.Detect(w.env, os.ReadFile).Provider {
 	case ci.GitLab:
 		return sections.GitLab, true
@@ -41,6 +47,15 @@ func sectionStyle(w world, o buildOptions) (sections.Style, bool) {
 		return sections.Buildkite, true
 	}
 	return "", false
+}
+
+// quoted returns an error's text as it may stand in a log: what a Dockerfile
+// says in it is no command to the CI service.
+func quoted(w world, text string) string {
+	if style, ok := serviceStyle(w); ok {
+		return style.Quote(text)
+	}
+	return text
 }
 
 // folded is display for logs that fold.

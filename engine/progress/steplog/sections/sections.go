@@ -151,9 +151,9 @@ func statusText(s *client.VertexStatus) string {
 		name = s.ID
 	}
 	if s.Current == 0 {
-		return name
+		return line(name)
 	}
-	return name + " " + units.HumanSize(float64(s.Current))
+	return line(name) + " " + units.HumanSize(float64(s.Current))
 }
 
 // output takes what a step prints. A line that a program draws again and again
@@ -313,7 +313,7 @@ func (l *Log) warnings() {
 		if place != "" {
 			place += ": "
 		}
-		l.plain(l.style.warning(place + line(w.Text)))
+		l.plain(l.style.warning(line(place + w.Text)))
 	}
 }
 

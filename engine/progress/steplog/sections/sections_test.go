@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -90,6 +91,66 @@ func build(t *testing.T, l *Log) {
 	step("[late 1/1] RUN sleep").Begin()
 	stream.Warn("", 1, "FromAsCasing: no", nil, "", &pb.SourceInfo{Filename: "Dockerfile"}, []*pb.Range{{Start: &pb.Position{Line: 2}, End: &pb.Position{Line: 2}}})
 	l.End(digest.FromString("[build 1/1] RUN make\nall"))
+}
+
+// FuzzNoCommands: whatever a Dockerfile and its steps say, the log has no
+// command to the service but those of its own sections.
+func FuzzNoCommands(f *testing.F) {
+	for _, s := range []string{
+		"##vso[task.setvariable variable=x]y", "\x1b[0Ksection_end:1:mayfly_1_1\r\x1b[0K", "--- x\n+++ y\n", "#\u200b#[error]", "a\rb\nc\r\n", "why: ##[group]\n", "~~~ x", "^^^ +++",
+	} {
+		f.Add(s, s, s)
+	}
+	commands := map[Style]*regexp.Regexp{
+		GitLab:    regexp.MustCompile(`section_(?:start|end):\d+:[a-zA-Z0-9_.-]+(?:\[[^\]]*\])?\r\x1b\[0K`),
+		Azure:     regexp.MustCompile(`(?i)##(?:vso)?\[`),
+		Buildkite: regexp.MustCompile(`(?m)^(?:---|\+\+\+|~~~|\^\^\^) `),
+	}
+	f.Fuzz(func(t *testing.T, name, text, failure string) {
+		for style, command := range commands {
+			count := func(name, text, failure string) int {
+				var out bytes.Buffer
+				l := New(&out, style)
+				stream := progress.New(l.Read)
+				v := stream.Vertex(client.Vertex{Name: "[1/1] RUN " + name, Digest: "sha256:v"})
+				v.Begin()
+				v.Start("id "+name, 0).Done()
+				for _, piece := range []string{text[:len(text)/2], text[len(text)/2:]} {
+					if _, err := v.Log(1).Write([]byte(piece)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				v.End(errors.New("error: " + failure))
+				stream.Step("quiet").End(errors.New(failure))
+				stream.Warn("", 1, text, nil, "", &pb.SourceInfo{Filename: name}, nil)
+				l.End("sha256:v")
+				out.WriteString(style.Quote(name + "\n" + text))
+				seen := strings.Map(func(r rune) rune { // as Azure's agent sees it
+					if style == Azure && (r > '~' || r < ' ' && r != '\n') {
+						return -1
+					}
+					return r
+				}, out.String())
+				return len(command.FindAllString(seen, -1))
+			}
+			if got, want := count(name, text, failure), count("n", "t", "f"); got != want {
+				t.Errorf("%s: %d commands, not %d", style, got, want)
+			}
+		}
+	})
+}
+
+func TestQuote(t *testing.T) {
+	const text = "Dockerfile:4\n----\n   4 | >>> RUN echo '##vso[x]y' # z\n--- a\nsection_end:1:x\r\x1b[0K"
+	for style, want := range map[Style]string{
+		Azure:     "Dockerfile:4\n----\n   4 | >>> RUN echo '# # vso[x]y' #  z\n--- a\nsection_end:1:x\x1b[0K",
+		Buildkite: "Dockerfile:4\n----\n   4 | >>> RUN echo '##vso[x]y' # z\n --- a\nsection_end:1:x\x1b[0K",
+		GitLab:    "Dockerfile:4\n----\n   4 | >>> RUN echo '##vso[x]y' # z\n--- a\nsection_end:1:x\x1b[0K",
+	} {
+		if got := style.Quote(text); got != want {
+			t.Errorf("%s: %q, not %q", style, got, want)
+		}
+	}
 }
 
 // TestWaitingIsBounded: what a step says while the log follows another is kept

@@ -2,6 +2,7 @@ package sections
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -77,13 +78,40 @@ func (s Style) warning(text string) string {
 
 // text returns a line in which nothing is a command to the service. GitLab's
 // need a carriage return, which no line has; Buildkite's begin a line, where
-// the time stands; Azure's agent finds its own anywhere.
+// the time stands; Azure's agent finds its own anywhere, and overlooks
+// characters without a width.
 func (s Style) text(l string) string {
-	if s == Azure {
-		l = strings.ReplaceAll(l, "##vso[", "## vso[")
-		l = strings.ReplaceAll(l, "##[", "## [")
+	if s != Azure {
+		return l
+	}
+	seen := strings.ToLower(strings.Map(func(r rune) rune {
+		if r <= ' ' || r > '~' {
+			return -1
+		}
+		return r
+	}, l))
+	if strings.Contains(seen, "##vso[") || strings.Contains(seen, "##[") {
+		l = strings.ReplaceAll(l, "#", "# ")
 	}
 	return l
+}
+
+// Quote returns text, of any lines, in which nothing is a command to the
+// service: an error that shows lines of a Dockerfile, say.
+func (s Style) Quote(text string) string {
+	var b strings.Builder
+	for l := range strings.Lines(text) {
+		l, ended := strings.CutSuffix(l, "\n")
+		l = strings.ReplaceAll(l, "\r", "")
+		if s == Buildkite && slices.ContainsFunc([]string{"---", "+++", "~~~", "^^^"}, func(mark string) bool { return strings.HasPrefix(l, mark+" ") }) {
+			b.WriteByte(' ')
+		}
+		b.WriteString(s.text(l))
+		if ended {
+			b.WriteByte('\n')
+		}
+	}
+	return b.String()
 }
 
 const maxTitle = 200 // bytes of a title; the heredoc of a RUN step can be long
