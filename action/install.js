@@ -51,25 +51,68 @@ async function find(tmp) {
     }
     return path.resolve(given);
   }
-  return install(version || ownVersion(), `mayfly-linux-${arch}`, tmp);
+  return install(version || (await ownVersion()), `mayfly-linux-${arch}`, tmp);
 }
+
+const isRelease = (tag) => /^v\d+\.\d+\.\d+/.test(tag);
 
 // ownVersion is the release that the action itself is used at: a step that
-// pins v1.2.3 gets the binary of v1.2.3. A branch, a commit or v1 has none.
-function ownVersion() {
+// pins v1.2.3, or the commit that it was made of, gets the binary of v1.2.3. A
+// branch, v1 or another commit has none.
+async function ownVersion() {
   const ref = env.GITHUB_ACTION_REF || '';
-  return /^v\d+\.\d+\.\d+/.test(ref) ? ref : 'latest';
+  if (isRelease(ref)) {
+    return ref;
+  }
+  if (/^[0-9a-f]{40,64}$/.test(ref) && !env.MAYFLY_DOWNLOAD_URL) {
+    const version = await releaseOf(ref);
+    if (version) {
+      return version;
+    }
+    command('notice', `no release of mayfly was made of the commit ${ref} that this step uses: the binary is that of the latest one`);
+  }
+  return 'latest';
 }
 
-// releases are the addresses of the releases to try. An enterprise server may
-// have a copy of the action, or take it from github.com.
+// repositories are the addresses of the action's repository to try. An
+// enterprise server may have a copy of it, or take it from github.com.
+function repositories() {
+  const repository = env.GITHUB_ACTION_REPOSITORY || 'mayfly-build/mayfly';
+  const servers = [(env.GITHUB_SERVER_URL || 'https://github.com').replace(/\/+$/, ''), 'https://github.com'];
+  return [...new Set(servers)].map((s) => `${s}/${repository}`);
+}
+
+// releases are the addresses of the releases to try.
 function releases() {
   if (env.MAYFLY_DOWNLOAD_URL) {
     return [env.MAYFLY_DOWNLOAD_URL.replace(/\/+$/, '')];
   }
-  const repository = env.GITHUB_ACTION_REPOSITORY || 'mayfly-build/mayfly';
-  const servers = [(env.GITHUB_SERVER_URL || 'https://github.com').replace(/\/+$/, ''), 'https://github.com'];
-  return [...new Set(servers)].map((s) => `${s}/${repository}/releases`);
+  return repositories().map((r) => `${r}/releases`);
+}
+
+// releaseOf returns the release whose tag names a commit; undefined when there
+// is none. The tags are those that git is told first when it fetches: no token
+// and no quota of an API is needed.
+async function releaseOf(commit) {
+  const errors = [];
+  for (const repository of repositories()) {
+    let refs;
+    try {
+      refs = (await read(`${repository}.git/info/refs?service=git-upload-pack`)).toString('utf8');
+    } catch (err) {
+      errors.push(err.message);
+      continue;
+    }
+    // An annotated tag has two lines: itself, and with ^{} its commit. The
+    // length of a line, in hex, stands right before it.
+    const tags = [...refs.matchAll(/([0-9a-f]{40,64}) refs\/tags\/([^\s^]+)(?:\^\{\})?\n/g)];
+    const found = tags.find(([, id, tag]) => id.slice(-commit.length) === commit && isRelease(tag));
+    return found && found[2];
+  }
+  throw new Failure(
+    `which release the commit ${commit} is cannot be looked up: ${errors.join('; ')}. ` +
+      'Name the release with the input version: v1.2.3, or a binary with version: /path/to/mayfly.',
+  );
 }
 
 // install returns the path of a release's binary, from the tool cache or by

@@ -3,6 +3,8 @@ package action
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -210,5 +212,59 @@ func TestSetup(t *testing.T) {
 	r.env["INPUT_VERSION"] = "/bin/false"
 	if status, out := r.run(); status != 1 || !strings.Contains(out, "::error::/bin/false does not run: exit status 1") {
 		t.Errorf("exit status %d, and\n%s", status, out)
+	}
+}
+
+// TestInstallCommit: a step that pins the action by a commit gets the binary of
+// the release that was made of it.
+func TestInstallCommit(t *testing.T) {
+	released, annotated, other := strings.Repeat("ab", 20), strings.Repeat("cd", 20), strings.Repeat("ef", 20)
+	refs := ""
+	for _, line := range []string{
+		other + " HEAD\x00multi_ack side-band-64k", other + " refs/heads/v7.0.0", released + " refs/tags/v1", released + " refs/tags/v1.2.3",
+		strings.Repeat("12", 20) + " refs/tags/v2.0.0-rc.1", annotated + " refs/tags/v2.0.0-rc.1^{}", other + " refs/tags/nightly",
+	} {
+		refs += fmt.Sprintf("%04x%s\n", len(line)+5, line)
+	}
+	for _, tt := range []struct {
+		name, commit, refs, version, says string
+	}{
+		{"a release", released, refs, "v1.2.3", ""},
+		{"an annotated tag", annotated, refs, "v2.0.0-rc.1", ""},
+		{"between releases", other, refs, "v9.0.0", "::notice::no release of mayfly was made of the commit " + other},
+		{"no answer", released, "", "", "::error::which release the commit " + released + " is cannot be looked up"},
+	} {
+		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
+			r := newRunner(t, nobody, map[string]string{"sudo": sudoThatWorks})
+			binary := r.fake("")
+			sum := sha256.Sum256(binary)
+			var asked string
+			mux := http.NewServeMux()
+			mux.HandleFunc("GET /acme/mayfly.git/info/refs", func(w http.ResponseWriter, q *http.Request) {
+				if tt.refs == "" || q.FormValue("service") != "git-upload-pack" {
+					http.NotFound(w, q)
+					return
+				}
+				_, _ = io.WriteString(w, "001e# service=git-upload-pack\n0000"+tt.refs+"0000")
+			})
+			mux.Handle("GET /acme/mayfly/releases/latest", http.RedirectHandler("/acme/mayfly/releases/tag/v9.0.0", http.StatusFound))
+			mux.HandleFunc("GET /acme/mayfly/releases/download/{version}/{file}", func(w http.ResponseWriter, q *http.Request) {
+				if q.PathValue("file") == "SHA256SUMS" {
+					fmt.Fprintf(w, "%x  mayfly-linux-amd64\n%x  mayfly-linux-arm64\n", sum, sum)
+					return
+				}
+				asked = q.PathValue("version")
+				_, _ = w.Write(binary)
+			})
+			h := httptest.NewServer(mux)
+			defer h.Close()
+			r.env["GITHUB_SERVER_URL"], r.env["GITHUB_ACTION_REPOSITORY"], r.env["GITHUB_ACTION_REF"] = h.URL, "acme/mayfly", tt.commit
+			r.write("offline.js", []byte("require('node:https').get = () => { throw Object.assign(new Error('offline'), { final: true }); };\n"), 0o644)
+			r.env["NODE_OPTIONS"] = "--require " + r.path("offline.js")
+			status, out := r.run()
+			if asked != tt.version || (status == 7) != (tt.version != "") || !strings.Contains(out, tt.says) {
+				t.Errorf("exit status %d with %q, and\n%s", status, asked, out)
+			}
+		})
 	}
 }

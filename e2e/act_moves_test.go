@@ -140,12 +140,15 @@ func (r *actRepo) head(t *testing.T) string {
 	return strings.TrimSpace(string(tool(t, "git", "-c", "safe.directory=*", "-C", r.dir, "rev-parse", "HEAD")))
 }
 
-// serve starts a server that has the repository as acme/app, and wants the
-// job's token.
-func (r *actRepo) serve(t *testing.T) string {
+// serve starts a server that has the repository as acme/app, with tags, and
+// wants the job's token. It returns its URL.
+func (r *actRepo) serve(t *testing.T, tags ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	tool(t, "git", "-c", "safe.directory=*", "clone", "-q", "--bare", r.dir, filepath.Join(dir, "acme/app.git"))
+	for _, tag := range tags {
+		tool(t, "git", "-C", filepath.Join(dir, "acme/app.git"), "-c", "user.name=acme", "-c", "user.email=acme@localhost", "tag", "-m", "a release", tag)
+	}
 	git, err := services.StartGitHTTP(t.Context(), dir, registryPassword)
 	return services.Use(t, git, err).URL
 }

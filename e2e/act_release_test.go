@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,19 +45,44 @@ func TestActRelease(t *testing.T) {
 	}
 	noSecret(t, "the log", run.log)
 
-	site := httptest.NewServer(http.FileServer(http.Dir(releases)))
-	defer site.Close()
-	j := newJob(t, map[string]string{"context": "app", "outputs": "type=local,dest=out", "cache": "off"})
-	j.env["MAYFLY_DOWNLOAD_URL"], j.env["GITHUB_ACTION_REF"], j.env["RUNNER_TOOL_CACHE"] = site.URL, "v1.2.3", t.TempDir()
-	j.write(t, "app/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")
+	r.installs(t, releases)
+}
+
+// installs runs the action with the binary of the release v1.2.3, which a step
+// names by its tag or by its commit.
+func (r *actRepo) installs(t *testing.T, releases string) {
+	t.Helper()
+	git := r.serve(t, "v1.2.3")
+	site, end, err := services.Proxied(git, func(w http.ResponseWriter, q *http.Request, next http.Handler) {
+		if path, ok := strings.CutPrefix(q.URL.Path, "/acme/app/releases/"); ok {
+			http.ServeFileFS(w, q, os.DirFS(releases), path)
+			return
+		}
+		q.SetBasicAuth("", registryPassword) // the action's repository is public
+		next.ServeHTTP(w, q)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+	}()
 	node, err := services.Tool("node")
 	services.Need(t, err)
 	main, err := filepath.Abs("../action/main.js")
 	if err != nil {
 		t.Fatal(err)
 	}
-	code, out := status(t, j.command(node, main))
-	if code != 0 || !strings.Contains(out, "/mayfly/v1.2.3/mayfly-linux-") || !strings.Contains(j.read(t, "out/Dockerfile"), "FROM scratch") {
-		t.Errorf("with the release's binary it ended with %d:\n%s", code, out)
+	for _, ref := range []string{"v1.2.3", r.head(t)} {
+		j := newJob(t, map[string]string{"context": "app", "outputs": "type=local,dest=out", "cache": "off"})
+		j.env["GITHUB_SERVER_URL"], j.env["GITHUB_ACTION_REPOSITORY"], j.env["GITHUB_ACTION_REF"] = site, "acme/app", ref
+		j.env["RUNNER_TOOL_CACHE"] = t.TempDir()
+		j.write(t, "app/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")
+		code, out := status(t, j.command(node, main))
+		if code != 0 || !strings.Contains(out, "/mayfly/v1.2.3/mayfly-linux-") || !strings.Contains(j.read(t, "out/Dockerfile"), "FROM scratch") {
+			t.Errorf("used at %s it ended with %d:\n%s", ref, code, out)
+		}
 	}
 }
