@@ -372,7 +372,7 @@ func TestActionNode(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			j := newJob(t, map[string]string{
 				"context": "app", "outputs": "type=local,dest=out/files\ntype=oci,dest=image.tar", "cache": "off",
-				"secrets": "KEY=s3cret", "secret-envs": "OTHER=ODD NAME", "$ODD NAME": "two\nlines", "report": "report.md",
+				"secrets": "KEY=s3cret", "secret-envs": "OTHER=ODD NAME", "$ODD NAME": "two\nlines", "report": "build.html", "trace": "trace.json",
 				"$MAYFLY_BINARY": mayflyBin,
 			})
 			reg := services.NewRegistry(t)
@@ -386,10 +386,15 @@ func TestActionNode(t *testing.T) {
 			if code != 0 || j.read(t, "out/files/both") != "s3crettwo\nlines" {
 				t.Fatalf("it ended with %d:\n%s", code, out)
 			}
+			for name, begin := range map[string]string{"build.html": "<!doctype html>", "trace.json": `{"resourceSpans":`} {
+				if got := j.read(t, name); !strings.HasPrefix(got, begin) || strings.Contains(got, "s3cret") {
+					t.Errorf("%s begins with %.40q", name, got)
+				}
+			}
 			if strings.Count(out, "s3cret") != 1 {
 				t.Errorf("the secret is shown:\n%s", out)
 			}
-			for _, name := range []string{"out", "out/files", "out/files/both", "image.tar", "report.md", "home/.cache", "home/.cache/mayfly", "home/.cache/mayfly/blobs", "home/.cache/mayfly/keys", "output"} {
+			for _, name := range []string{"out", "out/files", "out/files/both", "image.tar", "build.html", "trace.json", "home/.cache", "home/.cache/mayfly", "home/.cache/mayfly/blobs", "home/.cache/mayfly/keys", "output"} {
 				if got := owner(t, filepath.Join(j.dir, name)); got != tt.uid && name != "output" {
 					t.Errorf("%s belongs to %d", name, got)
 				}

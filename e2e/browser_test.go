@@ -32,6 +32,9 @@ type browser struct {
 func newBrowser(t *testing.T) *browser {
 	t.Helper()
 	bin, err := services.Tool("chromium")
+	if err != nil {
+		bin, err = services.Tool("google-chrome")
+	}
 	services.Need(t, err)
 	alloc, stop := chromedp.NewExecAllocator(t.Context(), chromedp.ExecPath(bin), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true), chromedp.WindowSize(1280, 900))

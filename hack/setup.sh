@@ -37,7 +37,8 @@ if wants services; then
   packages+=(qemu-user-static)                # runs steps of another platform in a test
 fi
 if wants browser; then
-  packages+=(chromium fonts-inter fonts-jetbrains-mono fonts-liberation fonts-noto-color-emoji)
+  command -v google-chrome >/dev/null || packages+=(chromium) # runners of GitHub have Chrome; Ubuntu's Chromium is a snap
+  packages+=(fonts-inter fonts-jetbrains-mono fonts-liberation fonts-noto-color-emoji)
 fi
 missing=()
 for p in "${packages[@]}"; do

@@ -1,13 +1,14 @@
 package report
 
 import (
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/moby/buildkit/client"
 	digest "github.com/opencontainers/go-digest"
+
+	"github.com/mayfly-build/mayfly/engine/progress/steplog"
 )
 
 // A Recorder keeps the events of one build. Its methods may be called from
@@ -17,9 +18,9 @@ type Recorder struct {
 
 	mu    sync.Mutex // guards what follows
 	steps map[digest.Digest]*recorded
-	order []*recorded // as they were seen first
-	lints []*client.VertexWarning
-	size  int // bytes of all logs
+	order []*recorded     // as they were seen first
+	lints steplog.Watcher // of the linter's warnings alone
+	size  int             // bytes of all logs
 }
 
 // A recorded step is a vertex and what was said of it.
@@ -77,10 +78,8 @@ func (r *Recorder) Event(st *client.SolveStatus) {
 	for _, l := range st.Logs {
 		r.log(l)
 	}
-	for _, w := range st.Warnings {
-		if !slices.ContainsFunc(r.lints, func(o *client.VertexWarning) bool { return sameLint(o, w) }) {
-			r.lints = append(r.lints, w) // the frontend may run twice
-		}
+	if len(st.Warnings) > 0 {
+		r.lints.Read(&client.SolveStatus{Warnings: st.Warnings})
 	}
 }
 
@@ -161,29 +160,4 @@ func (r *Recorder) fit(keep *stepLog) {
 	for _, l := range logs {
 		r.size += l.size
 	}
-}
-
-func sameLint(a, b *client.VertexWarning) bool {
-	return string(a.Short) == string(b.Short) && a.URL == b.URL && lintPlace(a) == lintPlace(b)
-}
-
-// A linePlace names lines of a file.
-type linePlace struct {
-	file       string
-	start, end int
-}
-
-func lintPlace(w *client.VertexWarning) linePlace {
-	p := linePlace{}
-	if w.SourceInfo != nil {
-		p.file = w.SourceInfo.Filename
-	}
-	for _, r := range w.Range {
-		start, end := int(r.GetStart().GetLine()), int(r.GetEnd().GetLine())
-		if p.start == 0 || start < p.start {
-			p.start = start
-		}
-		p.end = max(p.end, start, end)
-	}
-	return p
 }

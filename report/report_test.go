@@ -130,7 +130,7 @@ func written(t *testing.T, p *Page) string {
 	return b.String()
 }
 
-func (p *Page) named(t *testing.T, name string) *stepBox {
+func (p *page) named(t *testing.T, name string) *stepBox {
 	t.Helper()
 	for _, s := range p.Steps {
 		if s.Name == name {
@@ -215,6 +215,8 @@ func TestPageFailed(t *testing.T) {
 	s.log(compile, "why: RUN make: f changed\n", 41)
 	s.log(compile, strings.Repeat("line\n", 100)+"s3cret\n", 50)
 	s.step("[slow 1/1] RUN x", 60, 0, nil, base)
+	s.step("warnings", 70, 70, nil)
+	s.log("warnings", "warning: keep results s3cret: no space\n", 70)
 	f := &Failure{Text: "exit status 2", Hint: "do it", Step: of(compile), Place: Place{File: "Dockerfile", Start: 3, End: 4, Source: []byte("FROM a\nENV T=s3cret\nRUN \\\r\n  make\nRUN x")}}
 	p := s.Page(Build{Ended: at(600), Title: "app", Failure: f})
 	if p.State != "failed" || p.Totals != (totals{Steps: 5, Ran: 2, Failed: 1, Other: 2, Pulled: "0B", Pushed: "0B"}) {
@@ -238,6 +240,9 @@ func TestPageFailed(t *testing.T) {
 	}
 	if len(p.Caches) != 2 || p.Caches[0].Outcome != "failed" || p.Caches[0].Reason != "503" || p.Caches[1].Outcome != "done" || p.Caches[1].Bytes != "" {
 		t.Errorf("%+v", p.Caches)
+	}
+	if len(p.Warnings) != 1 || p.Warnings[0] != "keep results ***: no space" {
+		t.Errorf("%q", p.Warnings)
 	}
 	if html := written(t, p); strings.Contains(html, "s3cret") || !strings.Contains(html, "Error at Dockerfile:3") {
 		t.Error("the page has the secret, or not the error")

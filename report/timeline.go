@@ -23,7 +23,7 @@ type stripe struct {
 }
 
 // Strip shows the instructions in their order, a unit wide each.
-func (p *Page) Strip() (out []stripe) {
+func (p *page) Strip() (out []stripe) {
 	x := 0
 	for _, s := range p.Steps {
 		if s.isInstruction() {
@@ -45,7 +45,7 @@ type choice struct {
 }
 
 // Choices are all steps, the long ones, and those of each state.
-func (p *Page) Choices() []choice {
+func (p *page) Choices() []choice {
 	n, long := map[stepState]int{}, 0
 	for _, s := range p.Steps {
 		n[s.State]++
@@ -66,7 +66,7 @@ func (p *Page) Choices() []choice {
 }
 
 // Whys are the steps of which is known why they ran.
-func (p *Page) Whys() (out []*stepBox) {
+func (p *page) Whys() (out []*stepBox) {
 	for _, s := range p.Steps {
 		if s.Why != "" && s.State != cached {
 			out = append(out, s)

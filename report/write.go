@@ -29,11 +29,11 @@ func (p *Page) Write(w io.Writer) error {
 		return err
 	}
 	return t.Execute(w, struct {
-		*Page
+		*page
 		CSS    template.CSS
 		JS     template.JS
 		Policy string
-	}{p, template.CSS(pageCSS), template.JS(pageJS), policy()})
+	}{p.page, template.CSS(pageCSS), template.JS(pageJS), policy()})
 }
 
 // policy is the page's own content security policy: nothing is fetched, and no
