@@ -45,13 +45,18 @@ function marked(parent, text, query) {
   }
   parent.appendChild(document.createTextNode(text.slice(at) + "\n"));
 }
+var blockLines = 200;
 function render(step, query, budget) {
   step.chunks.forEach(function (c) {
     if (c.shown === "q:" + query) return;
-    var t = c.pre.dataset.t.split(" "), box = document.createDocumentFragment();
+    var t = c.pre.dataset.t.split(" "), all = document.createDocumentFragment(), box, room = 0;
     linesOf(c).forEach(function (text, i) {
       if (query && (budget <= 0 || text.toLowerCase().indexOf(query) < 0)) return;
       budget--;
+      if (!room--) { // the browser leaves out the work for blocks that nobody sees
+        box = put(all, "span", "block");
+        room = blockLines - 1;
+      }
       var n = c.from + i, l = put(box, "span", "l");
       l.id = step.el.id + "-L" + n;
       var a = put(l, "a", "", String(n));
@@ -59,7 +64,8 @@ function render(step, query, budget) {
       put(l, "span", "t", seconds(t[i]));
       marked(l, text, query);
     });
-    c.pre.replaceChildren(box);
+    all.querySelectorAll(".block").forEach(function (b) { b.style.containIntrinsicHeight = "auto " + b.childElementCount * 1.5 + "em"; });
+    c.pre.replaceChildren(all);
     c.shown = "q:" + query;
   });
 }
@@ -75,7 +81,7 @@ function search() {
   if (q === query) return;
   if (!query) wasOpen = steps.map(function (s) { return s.el.open; });
   query = q;
-  var lines = 0, hits = 0;
+  var lines = 0, hits = 0, more = false;
   steps.forEach(function (s, i) {
     var n = 0;
     if (q) s.chunks.forEach(function (c) { linesOf(c).forEach(function (t) { if (t.toLowerCase().indexOf(q) >= 0) n++; }); });
@@ -83,11 +89,12 @@ function search() {
     s.matched = n > 0;
     s.el.hidden = !!q && !n && !named;
     lines += n;
+    more = more || n > maxShown;
     if (q && (n || named)) hits++;
     s.el.open = q ? n > 0 : wasOpen[i];
     if (s.el.open) render(s, n ? q : "", maxShown);
   });
-  found.textContent = q ? lines + (lines === 1 ? " line, " : " lines, ") + hits + (hits === 1 ? " step" : " steps") : "";
+  found.textContent = q ? lines + (lines === 1 ? " line, " : " lines, ") + hits + (hits === 1 ? " step" : " steps") + (more ? "; at most " + maxShown + " of a step are shown" : "") : "";
   $("nothing").hidden = !q || hits > 0;
 }
 filter.addEventListener("input", function () { clearTimeout(timer); timer = setTimeout(search, 80); });
