@@ -149,7 +149,7 @@ func (r *Recorder) stepBox(s *recorded, b Build, told engine.Step) *stepBox {
 		if box.from.IsZero() || run.from.Before(box.from) {
 			box.from = run.from
 		}
-		if to := cmpTime(run.to, b.Ended); box.State != cached {
+		if to := orEnd(run.to, b.Ended); box.State != cached {
 			box.took += to.Sub(run.from)
 		}
 	}
@@ -177,8 +177,8 @@ func (r *Recorder) stepBox(s *recorded, b Build, told engine.Step) *stepBox {
 	return box
 }
 
-// cmpTime returns t, or of what has not ended the end of the build.
-func cmpTime(t, ended time.Time) time.Time {
+// orEnd returns t, or of what has not ended the end of the build.
+func orEnd(t, ended time.Time) time.Time {
 	if t.IsZero() {
 		return ended
 	}

@@ -93,10 +93,10 @@ func (r *Recorder) bars(s *recorded, state stepState, ended time.Time) (out []ba
 		return min(100, max(0, 100*float64(t.Sub(r.cfg.Began))/float64(total)))
 	}
 	if state == cached {
-		return []bar{{X: percent(at(cmpTime(s.runs[len(s.runs)-1].to, ended))), Class: "mark"}}
+		return []bar{{X: percent(at(orEnd(s.runs[len(s.runs)-1].to, ended))), Class: "mark"}}
 	}
 	add := func(sp span, class string) {
-		from, to := at(sp.from), at(cmpTime(sp.to, ended))
+		from, to := at(sp.from), at(orEnd(sp.to, ended))
 		from = min(from, 100-minBar)
 		out = append(out, bar{percent(from), percent(max(minBar, to-from)), class})
 	}
