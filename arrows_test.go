@@ -38,7 +38,7 @@ var floors = []floor{
 	{[]string{"remotecache/scope"}, "which refs a job uses, on any backend"},
 	{[]string{"engine/fsdiff", "engine/compression", "engine/content", "engine/secret", "engine/progress/...", "engine/llb", "engine/executor/...", "engine/statedir", "engine/cachemount", "engine/explain"}, "values and single devices: no one of them needs another"},
 	{[]string{"engine/contenthash", "engine/layertar", "engine/fileop"}, "functions of a file system diff, without a place to keep it"},
-	{[]string{"engine/cachekey", "engine/snapshot/..."}, "keys are pure; snapshots mount diffs and know no blobs"},
+	{[]string{"engine/cachekey", "engine/snapshot/...", "engine/provenance"}, "keys and predicates are pure; snapshots mount diffs and know no blobs"},
 	{[]string{"engine/solver", "engine/layer"}, "the solver knows no file, image or registry; a layer knows no graph"},
 	{[]string{"engine/source/...", "engine/buildcache"}, "where results come from, without knowing what is done with them"},
 	{[]string{"engine/op", "engine/gateway/..."}, "doing a vertex: joins sources, layers and processes"},

@@ -66,6 +66,7 @@ func setupScript(env *testscript.Env) error {
 	env.Setenv("HOME", home)
 	env.Setenv("XDG_CACHE_HOME", filepath.Join(home, ".cache"))
 	env.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	env.Setenv("BUILDX_NO_DEFAULT_ATTESTATIONS", "1") // most scripts are about plain images
 	env.Setenv("REGISTRY", reg.Addr)
 	env.Setenv("BASE", base)
 	env.Values[scriptKey{}] = &script{dir: env.WorkDir, registry: reg}

@@ -24,7 +24,7 @@ func (o Output) annotations(on AnnotationPlace, t *target) map[string]string {
 }
 
 // checkAnnotations says which annotation has no place in the image.
-func (o Output) checkAnnotations(p *product) error {
+func (o Output) checkAnnotations(index bool, p *product) error {
 	switch o.Kind {
 	case OutputTar, OutputLocal:
 		return nil
@@ -32,8 +32,8 @@ func (o Output) checkAnnotations(p *product) error {
 	for _, a := range o.Annotations {
 		onIndex := a.On == OnIndex || a.On == OnIndexDescriptor
 		switch {
-		case onIndex && !p.multi:
-			return hint.With(fmt.Errorf("annotation %s: an image of one platform has no index", a.Key),
+		case onIndex && !index:
+			return hint.With(fmt.Errorf("annotation %s: an image of one platform without attestations has no index", a.Key),
 				"leave out index: and index-descriptor:, or build for several platforms")
 		case o.DockerTypes && a.On != OnManifest:
 			return fmt.Errorf("annotation %s: descriptors and indexes with oci-mediatypes=false have none", a.Key)

@@ -23,6 +23,7 @@ import (
 	"github.com/mayfly-build/mayfly/engine/layer"
 	"github.com/mayfly-build/mayfly/engine/llb"
 	"github.com/mayfly-build/mayfly/engine/op"
+	"github.com/mayfly-build/mayfly/engine/provenance"
 	"github.com/mayfly-build/mayfly/engine/snapshot"
 	"github.com/mayfly-build/mayfly/engine/snapshot/native"
 	"github.com/mayfly-build/mayfly/engine/snapshot/overlay"
@@ -52,9 +53,11 @@ type build struct {
 	why     *why
 	eager   atomic.Pointer[eager] // nil until it is known what the image is
 
-	beside  sync.WaitGroup // imports under way
-	mu      sync.Mutex
-	imports []*importing
+	beside   sync.WaitGroup // imports under way
+	mu       sync.Mutex
+	imports  []*importing
+	images   []provenance.Image // that the frontend looked up
+	finished time.Time          // when the targets were made
 
 	corruptMounts []cachemount.Use // that a cache has, and that could not be restored
 }
@@ -250,5 +253,9 @@ func (b *build) Solve(ctx context.Context, e llb.Edge) (*layer.State, error) {
 
 // Metadata says what a source names, without fetching it.
 func (b *build) Metadata(ctx context.Context, src *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
-	return b.world.Metadata(ctx, src, opt)
+	resp, err := b.world.Metadata(ctx, src, opt)
+	if err == nil {
+		b.noteImage(src, opt, resp)
+	}
+	return resp, err
 }

@@ -25,7 +25,10 @@ func (b *build) canExport(p *product) error {
 			return hint.With(errors.New("an output of type=docker takes an image of one platform, not an index of several"),
 				"give one --platform, or use -o type=oci, which holds all of them")
 		}
-		if err := o.checkAnnotations(p); err != nil {
+		if err := b.checkAttestations(o); err != nil {
+			return err
+		}
+		if err := o.checkAnnotations(p.multi || b.attests(o), p); err != nil {
 			return err
 		}
 	}
@@ -40,12 +43,17 @@ func (b *build) export(ctx context.Context, p *product, res *Result) error {
 	if err != nil {
 		return err
 	}
+	b.finished = time.Now()
 	wait := b.startCacheExports(ctx, p)
 	for _, o := range b.req.Outputs {
 		if err := b.output(ctx, p, states, o, res); err != nil {
 			wait(err)
 			return err
 		}
+	}
+	if err := b.record(ctx, p, res); err != nil {
+		wait(err)
+		return err
 	}
 	return wait(nil).into(res)
 }
@@ -88,7 +96,11 @@ func (b *build) outputAs(ctx context.Context, p *product, states []*layer.State,
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	s, err := assemble(p, images, o)
+	attested, err := b.attested(ctx, p, o)
+	if err != nil {
+		return err
+	}
+	s, err := assemble(p, images, attested, o)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/mayfly-build/mayfly/engine/exporter/local"
 	"github.com/mayfly-build/mayfly/engine/exporter/tar"
@@ -19,10 +20,22 @@ func (b *build) files(ctx context.Context, p *product, states []*layer.State, o 
 	if o.Split != nil && o.Kind == OutputLocal {
 		split = *o.Split
 	}
+	attested, err := b.attested(ctx, p, o)
+	if err != nil {
+		return err
+	}
+	now := time.Now().Truncate(time.Second)
 	roots := make([]tar.Root, len(p.targets))
 	for i, t := range p.targets {
-		var err error
-		if roots[i].View, err = states[i].View(ctx); err != nil {
+		suffix := ""
+		if p.multi && !split {
+			suffix = platformDir(t)
+		}
+		view, err := states[i].View(ctx)
+		if err != nil {
+			return err
+		}
+		if roots[i].View, err = withFiles(ctx, view, attested[i], o, suffix, now); err != nil {
 			return err
 		}
 		if roots[i].Epoch, err = t.epochFor(o); err != nil {

@@ -33,6 +33,8 @@ type target struct {
 	config     []byte
 	baseConfig []byte
 	epoch      []byte
+
+	attestations []client.Attestation // that the frontend made
 }
 
 func productOf(res *client.Result) (*product, error) {
@@ -60,6 +62,8 @@ func targetOf(res *client.Result, p exptypes.Platform) (*target, error) {
 		config:     exptypes.ParseKey(res.Metadata, exptypes.ExporterImageConfigKey, &p),
 		baseConfig: exptypes.ParseKey(res.Metadata, exptypes.ExporterImageBaseConfigKey, &p),
 		epoch:      exptypes.ParseKey(res.Metadata, commonexptypes.ExporterEpochKey, &p),
+
+		attestations: res.Attestations[p.ID],
 	}
 	ref, ok := res.FindRef(p.ID)
 	if !ok {

@@ -12,6 +12,7 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 	"github.com/mayfly-build/mayfly/engine/layer"
 	"github.com/mayfly-build/mayfly/engine/op"
 	"github.com/mayfly-build/mayfly/engine/progress"
+	"github.com/mayfly-build/mayfly/engine/provenance"
 	"github.com/mayfly-build/mayfly/engine/secret"
 	"github.com/mayfly-build/mayfly/internal/registry"
 	"github.com/mayfly-build/mayfly/remotecache"
@@ -38,6 +40,13 @@ type Request struct {
 	Secrets secret.Store
 	Agents  secret.Agents
 	Allow   op.Entitlements
+
+	// Provenance is attested of images, and of files where that was asked for;
+	// nil means nothing. SBOMs are the frontend's, by its option attest:sbom.
+	Provenance *Provenance
+
+	// Record is how much of the provenance is in the Result, "" for nothing.
+	Record provenance.Mode
 
 	Outputs []Output
 	Imports []Import
@@ -84,6 +93,14 @@ type Output struct {
 	RewriteTimestamp bool // clamp the files' times to Epoch
 	Epoch            *time.Time
 	Annotations      []Annotation
+
+	// InlineAttestations puts into an OCI layout what is for images only, too.
+	// PlainAttestations makes their manifests look like images, for what does
+	// not know those of OCI 1.1. AttestationPrefix begins the names of their
+	// files.
+	InlineAttestations bool
+	PlainAttestations  bool
+	AttestationPrefix  string
 
 	// Split says whether local has a directory for each platform; nil means
 	// when several are built.
@@ -190,6 +207,10 @@ type Result struct {
 	Size       int64               // bytes of the image as stored: manifests, configs and layers
 	Names      []string
 	Images     []PlatformImage // of each platform, in the order asked for; nil when no image was made
+
+	// Provenance is that of each platform, where it was asked for, as JSON of
+	// SLSA 0.2; the platform is "" when one was built that nobody named.
+	Provenance []PlatformProvenance
 	Steps      []Step
 	Caches     []CacheOutcome
 	Manifest   *ocispec.Descriptor // of the cache exported; nil when there is none
@@ -205,6 +226,12 @@ type PlatformImage struct {
 	Digest   digest.Digest // of its manifest
 	Config   digest.Digest
 	Size     int64 // bytes as stored: manifest, config and layers
+}
+
+// A PlatformProvenance is the provenance of the result for one platform.
+type PlatformProvenance struct {
+	Platform  string
+	Predicate json.RawMessage
 }
 
 // A CacheOutcome says what became of one cache, or of a cache mount in one:

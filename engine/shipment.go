@@ -24,7 +24,7 @@ import (
 // and all that it leads to.
 type shipment struct {
 	root      oci.Part
-	blobs     []oci.Part // configs
+	blobs     []oci.Part // configs and statements
 	manifests []oci.Part // that an index names; none where the root is a manifest
 	layers    []placed
 	images    []*targetImage
@@ -32,8 +32,8 @@ type shipment struct {
 }
 
 // assemble makes one root of the images: the manifest of a single one, an index
-// of several.
-func assemble(p *product, images []*targetImage, o Output) (*shipment, error) {
+// of several, or of one that has attestations, which are in the order of images.
+func assemble(p *product, images []*targetImage, attested [][]attestation, o Output) (*shipment, error) {
 	s := &shipment{images: images, created: time.Now().UTC()}
 	if epoch := images[0].epoch; epoch != nil {
 		s.created = epoch.UTC()
@@ -42,7 +42,7 @@ func assemble(p *product, images []*targetImage, o Output) (*shipment, error) {
 		s.blobs = append(s.blobs, oci.Part{Desc: img.ConfigDesc, Data: img.Config})
 		s.layers = append(s.layers, img.blobs...)
 	}
-	if !p.multi {
+	if !p.multi && len(attested[0]) == 0 {
 		img := images[0]
 		desc := img.ManifestDesc
 		desc.Platform = &img.target.platform.Platform
@@ -54,6 +54,20 @@ func assemble(p *product, images []*targetImage, o Output) (*shipment, error) {
 		in.Entries = append(in.Entries, image.Entry{Desc: img.ManifestDesc, Platform: img.target.platform.Platform})
 		s.manifests = append(s.manifests, oci.Part{Desc: img.ManifestDesc, Data: img.Manifest})
 	}
+	for i, img := range images {
+		if len(attested[i]) == 0 {
+			continue
+		}
+		a, err := attest(img, attested[i], o)
+		if err != nil {
+			return nil, err
+		}
+		in.Entries = append(in.Entries, a.Entry())
+		for _, b := range a.Blobs {
+			s.blobs = append(s.blobs, oci.Part(b))
+		}
+		s.manifests = append(s.manifests, oci.Part(a.Manifest))
+	}
 	idx, err := image.BuildIndex(in)
 	if err != nil {
 		return nil, err
@@ -61,6 +75,15 @@ func assemble(p *product, images []*targetImage, o Output) (*shipment, error) {
 	idx.Desc.Annotations = o.annotations(OnIndexDescriptor, nil)
 	s.root = oci.Part{Desc: idx.Desc, Data: idx.Data}
 	return s, nil
+}
+
+// attest makes the statements about one image.
+func attest(img *targetImage, list []attestation, o Output) (*image.Attestations, error) {
+	about, err := subjects(o.Names, img.target.platform.Platform, img.ManifestDesc.Digest)
+	if err != nil {
+		return nil, err
+	}
+	return image.Attest(img.ManifestDesc, statements(list, about), !o.PlainAttestations)
 }
 
 // described returns the root's descriptor with the time of the image.

@@ -96,6 +96,7 @@ if wants services; then
   build "$here/versitygw" github.com/versity/versitygw/cmd/versitygw
   build "$here/distribution" github.com/distribution/distribution/v3/cmd/registry
   build "$here/ghacache" github.com/mayfly-build/mayfly/hack/ghacache
+  build "$here/buildx" github.com/docker/buildx/cmd/buildx
   build "$here/jaeger" github.com/jaegertracing/jaeger/cmd/all-in-one
   build "$here/act" github.com/nektos/act "-X main.version=$(cd "$here/act" && go list -mod=readonly -m -f "{{.Version}}" github.com/nektos/act)"
   build "$here/actionlint" github.com/rhysd/actionlint/cmd/actionlint

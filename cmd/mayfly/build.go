@@ -96,6 +96,9 @@ func request(ctx context.Context, w world, o buildOptions) (_ engine.Request, cl
 	if req.Outputs, err = outputs(w, o); err != nil {
 		return req, nil, err
 	}
+	if req.Record, err = recordMode(w, o); err != nil {
+		return req, nil, err
+	}
 	if err := caches(newCacheOpener(w, req.Registry, o), o, &req); err != nil {
 		return req, nil, err
 	}
@@ -107,11 +110,14 @@ func request(ctx context.Context, w world, o buildOptions) (_ engine.Request, cl
 	if err == nil {
 		err = sourceOptions(ctx, w, o, c.opts)
 	}
+	req.Frontend, req.Locals = c.opts, c.locals
+	if err == nil {
+		err = attestations(w, o, &req)
+	}
 	if err != nil {
 		c.close()
 		return req, nil, err
 	}
-	req.Frontend, req.Locals = c.opts, c.locals
 	return req, c.close, nil
 }
 

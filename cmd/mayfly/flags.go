@@ -17,13 +17,15 @@ type buildOptions struct {
 	context string
 
 	addHosts, allow, annotations       []string
+	attests                            []string
 	buildArgs, buildContexts           []string
 	cacheFrom, cacheTo                 []string
 	labels, noCacheFilter, outputs     []string
 	platforms, secrets, ssh            []string
 	tags, ulimits                      []string
 	cgroupParent, file, network        string
-	progress, shmSize                  string
+	progress, provenance, sbom         string
+	shmSize                            string
 	target, root, runtime, snapshotter string
 	iidFile, metadataFile, trace       string
 	report                             string
@@ -43,6 +45,7 @@ func parseBuild(w world, args []string) (buildOptions, error) {
 	f.StringArrayVar(&o.addHosts, "add-host", nil, "add a `HOST:IP` to /etc/hosts of the steps")
 	f.StringArrayVar(&o.allow, "allow", nil, "allow an `ENTITLEMENT`: network.host, security.insecure")
 	f.StringArrayVar(&o.annotations, "annotation", nil, "add an annotation `[PLACE:]KEY=VALUE` to the image; PLACE is manifest (default), manifest[PLATFORM], manifest-descriptor, index or index-descriptor")
+	f.StringArrayVar(&o.attests, "attest", nil, "attest how the image was built, or what is in it: `type=provenance,mode=min|max,…` or type=sbom,generator=IMAGE")
 	f.StringArrayVar(&o.buildArgs, "build-arg", nil, "set a build argument `NAME[=VALUE]`; without a value, the environment's")
 	f.StringArrayVar(&o.buildContexts, "build-context", nil, "name another context: `NAME=PATH|URL|docker-image://REF`")
 	f.StringArrayVar(&o.cacheFrom, "cache-from", nil, "read a cache: `type=registry,ref=REF` or REF; type=local,src=DIR")
@@ -61,6 +64,7 @@ func parseBuild(w world, args []string) (buildOptions, error) {
 	f.StringArrayVarP(&o.outputs, "output", "o", nil, "where the result goes: `type=image|oci|docker|tar|local,…`, or a directory, or - for a tar on stdout")
 	f.StringArrayVar(&o.platforms, "platform", nil, "`PLATFORM` to build for, such as linux/arm64; several, in a list or each with its own flag, make an image index (default this machine's)")
 	f.StringVar(&o.progress, "progress", "auto", "`STYLE` of the progress: "+strings.Join(progressStyles(), ", "))
+	f.StringVar(&o.provenance, "provenance", "", "short for --attest type=provenance,`ATTRIBUTES`; or true or false (default mode=min for images that are pushed)")
 	f.BoolVar(&o.pull, "pull", false, "ask the registry for base images; always so here, accepted for compatibility")
 	f.BoolVar(&o.push, "push", false, "push the image: short for -o type=image,push=true")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress, print the digest")
@@ -68,6 +72,7 @@ func parseBuild(w world, args []string) (buildOptions, error) {
 	f.StringVar(&o.report, "report", "", "write what happened to `FILE` as one HTML page, of a failed build too")
 	f.StringVar(&o.root, "root", "", "the state `DIR` (default $XDG_CACHE_HOME/mayfly)")
 	f.StringVar(&o.runtime, "oci-runtime", "", "run steps with an external OCI `RUNTIME`, such as crun, instead of the built-in one")
+	f.StringVar(&o.sbom, "sbom", "", "short for --attest type=sbom,`ATTRIBUTES`; or true or false")
 	f.StringArrayVar(&o.secrets, "secret", nil, "give a secret to the steps that mount it: `id=ID[,src=FILE|env=NAME]`")
 	f.StringVar(&o.shmSize, "shm-size", "", "`SIZE` of /dev/shm of the steps")
 	f.StringVar(&o.snapshotter, "snapshotter", "auto", "how root file systems are mounted: auto, overlay or native (`NAME`)")

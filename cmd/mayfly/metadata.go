@@ -34,6 +34,13 @@ func writeMetadata(path string, res *engine.Result) error {
 			m["image.name"] = strings.Join(res.Names, ",")
 		}
 	}
+	for _, p := range res.Provenance {
+		key := "buildx.build.provenance"
+		if p.Platform != "" {
+			key += "/" + p.Platform
+		}
+		m[key] = p.Predicate
+	}
 	if res.Manifest != nil {
 		m["cache.manifest"] = res.Manifest
 	}

@@ -131,6 +131,9 @@ func output(w world, text string, tags []string) (engine.Output, error) {
 		destination(w, a, &e)
 	}
 	epochAttr(a, &e)
+	if kind == "local" || kind == "tar" {
+		e.AttestationPrefix = a.str("attestation-prefix", "")
+	}
 	if kind == "local" && a.fields["platform-split"] != "" {
 		split := a.boolean("platform-split", true)
 		e.Split = &split
@@ -144,6 +147,8 @@ func imageAttrs(a *attrs, e *engine.Output, tags []string) {
 	e.DockerTypes = !a.boolean("oci-mediatypes", true)
 	e.RewriteTimestamp = a.boolean("rewrite-timestamp", false)
 	e.Annotations = annotationAttrs(a)
+	e.PlainAttestations = !a.boolean("oci-artifact", true)
+	e.InlineAttestations = a.boolean("attestation-inline", e.Kind == engine.OutputImage)
 	a.boolean("registry.insecure", false) // read before, see insecureHosts
 	a.boolean("unpack", false)            // nothing to unpack into
 	a.boolean("store", true)

@@ -196,6 +196,9 @@ func (r *Ref) State(ctx context.Context) (*layer.State, error) {
 // IsEmpty reports whether the reference stands for the empty root.
 func (r *Ref) IsEmpty() bool { return r.empty }
 
+// Definition returns what the reference stands for; nil for the empty root.
+func (r *Ref) Definition() *pb.Definition { return r.def }
+
 // ToState returns the definition as a state to build on.
 func (r *Ref) ToState() (bkllb.State, error) {
 	if r.empty {
