@@ -180,35 +180,7 @@ func (p *planner) unsupported() error {
 	if p.in.context == "-" || p.in.file == "-" {
 		return errors.New("inputs context and file: a step has no standard input to read from")
 	}
-	p.attestations()
 	return nil
-}
-
-// attestations warns of those that are asked for. Those that docker's action
-// adds when nothing is said are left out in silence.
-func (p *planner) attestations() {
-	var asked []string
-	for _, a := range []struct{ name, value string }{{"provenance", p.in.provenance}, {"sbom", p.in.sbom}} {
-		if on, err := parseBool(a.value); on || err != nil && !disabled(a.value) {
-			asked = append(asked, a.name)
-		}
-	}
-	if slices.ContainsFunc(p.in.attests, func(a string) bool { return !disabled(a) }) {
-		asked = append(asked, "attests")
-	}
-	if len(asked) > 0 {
-		p.warn("input %s: mayfly makes no attestations yet: the image is made without", strings.Join(asked, ", "))
-	}
-}
-
-// disabled reports whether the fields of an attestation turn it off.
-func disabled(fields string) bool {
-	for _, f := range strings.Split(fields, ",") {
-		if f = strings.TrimSpace(f); f == "disabled=true" || f == "false" {
-			return true
-		}
-	}
-	return false
 }
 
 // arguments makes those of mayfly build, in the order in which docker's action
@@ -224,7 +196,6 @@ func (p *planner) arguments() error {
 	}
 	p.add("add-host", in.addHosts...)
 	p.add("allow", in.allow...)
-	p.annotations()
 	p.add("build-arg", in.buildArgs...)
 	for _, c := range in.buildContexts {
 		if hasPlaceholder(c) && git.url == "" {
@@ -248,6 +219,10 @@ func (p *planner) arguments() error {
 		return err
 	}
 	p.option("platform", strings.Join(in.platforms, ","))
+	if err := p.attests(); err != nil {
+		return err
+	}
+	p.annotations() // which of them have a place is known now
 	p.secrets()
 	p.secretFiles()
 	p.gitToken(context, git)
@@ -361,9 +336,6 @@ func (p *planner) annotations() {
 		p.warn("input annotations: the image has no index for %s: left out", strings.Join(dropped, ", "))
 	}
 }
-
-// hasIndex reports whether the image is an index.
-func (p *planner) hasIndex() bool { return len(p.in.platforms) > 1 }
 
 // areLevels reports whether what stands before the colon of an annotation
 // names levels: "manifest,index", "manifest[linux/amd64]".
