@@ -228,7 +228,7 @@ func digestOf(e *fsdiff.Entry) (digest.Digest, error) {
 func (b *build) facts(ctx context.Context, p *product, t *target, mode provenance.Mode) (*provenance.Build, error) {
 	facts := &provenance.Build{
 		Frontend: "dockerfile.v0", Args: b.req.Frontend, Platform: t.platform.Platform,
-		ID: b.ref, Started: b.began.UTC(), Finished: b.finished.UTC(), Layers: map[provenance.Edge][]ocispec.Descriptor{},
+		Hidden: b.req.Hidden, ID: b.ref, Started: b.began.UTC(), Finished: b.finished.UTC(), Layers: map[provenance.Edge][]ocispec.Descriptor{},
 	}
 	for _, o := range p.targets {
 		facts.All = append(facts.All, o.platform.Platform)

@@ -45,6 +45,10 @@ type Request struct {
 	// nil means nothing. SBOMs are the frontend's, by its option attest:sbom.
 	Provenance *Provenance
 
+	// Hidden are texts that no attestation may have, such as the values of
+	// build arguments that are credentials.
+	Hidden []string
+
 	// Record is how much of the provenance is in the Result, "" for nothing.
 	Record provenance.Mode
 

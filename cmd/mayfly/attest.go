@@ -1,11 +1,11 @@
 package main
 
 import (
-	"maps"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/tonistiigi/go-csvvalue"
 
 	"github.com/mayfly-build/mayfly/ci"
 	"github.com/mayfly-build/mayfly/engine"
@@ -17,6 +17,7 @@ import (
 // of several of one type the last one counts, and images that are pushed have
 // provenance of mode=min unless it is turned off.
 func attestations(w world, o buildOptions, req *engine.Request) error {
+	req.Hidden = credentials(req.Frontend)
 	byType := map[string]*attrs{}
 	for _, text := range attestFlags(o) {
 		a, _, err := parseAttrs("attest", text)
@@ -42,6 +43,18 @@ func attestations(w world, o buildOptions, req *engine.Request) error {
 	return impliedProvenance(w, req)
 }
 
+// credentials returns the values of build arguments whose names say that they
+// are credentials. They are no place for one; where one is there, an attestation
+// that others can read must not tell it.
+func credentials(opts map[string]string) (values []string) {
+	for k, v := range opts {
+		if name, ok := strings.CutPrefix(k, "build-arg:"); ok && (isCredential(name) || isSignature(name)) && v != "" {
+			values = append(values, v)
+		}
+	}
+	return values
+}
+
 // attestFlags returns all flags in the form of --attest.
 func attestFlags(o buildOptions) []string {
 	list := append([]string(nil), o.attests...)
@@ -61,16 +74,29 @@ func attestFlags(o buildOptions) []string {
 // sbomAttrs hands what is asked of an SBOM to the frontend, which runs the
 // scanner.
 func sbomAttrs(a *attrs, req *engine.Request) error {
-	if a.boolean("disabled", false) {
-		return a.done()
+	disabled := a.boolean("disabled", false)
+	if a.err != nil || disabled {
+		return a.err
+	}
+	// What else there is are parameters of the scanner, for whom the case of
+	// their names counts.
+	fields, err := csvvalue.Fields(a.text, nil)
+	if err != nil {
+		return usagef("--attest %s: %v", redact(a.text), err)
 	}
 	var rest []string
-	for _, k := range slices.Sorted(maps.Keys(a.fields)) {
-		rest = append(rest, k+"="+a.fields[k]) // what else there is are parameters of the scanner
-		delete(a.fields, k)
+	for _, f := range fields {
+		key, _, _ := strings.Cut(f, "=")
+		if strings.EqualFold(key, "type") || strings.EqualFold(key, "disabled") {
+			continue
+		}
+		if strings.ContainsAny(f, `,"`) {
+			f = `"` + strings.ReplaceAll(f, `"`, `""`) + `"`
+		}
+		rest = append(rest, f)
 	}
 	req.Frontend["attest:sbom"] = strings.Join(rest, ",")
-	return a.done()
+	return nil
 }
 
 func provenanceAttrs(w world, a *attrs, req *engine.Request) error {

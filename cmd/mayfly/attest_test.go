@@ -36,7 +36,8 @@ func TestAttestations(t *testing.T) {
 		{"--attest type=sbom", nil, implied, ""},
 		{"--sbom=true", nil, implied, ""},
 		{"--sbom=false --attest type=sbom", nil, implied, "-"},
-		{"--sbom generator=ghcr.io/acme/scan:1,severity=high", nil, implied, "generator=ghcr.io/acme/scan:1,severity=high"},
+		{"--sbom generator=ghcr.io/acme/scan:1,SEVERITY=high", nil, implied, "generator=ghcr.io/acme/scan:1,SEVERITY=high"},
+		{`--attest type=sbom,"ONLY=a,b"`, nil, implied, `"ONLY=a,b"`},
 	} {
 		w := worldOf(tt.env, "")
 		req := engine.Request{Frontend: map[string]string{}}

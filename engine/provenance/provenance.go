@@ -64,6 +64,10 @@ type Build struct {
 	Platform ocispec.Platform  // of the image
 	All      []ocispec.Platform
 
+	// Hidden are texts that no predicate may have, such as the values of
+	// arguments that are credentials.
+	Hidden []string
+
 	// Definition is the image's, and Layers what is known of the results of
 	// its edges: for Max.
 	Definition *pb.Definition
@@ -119,7 +123,7 @@ func (b *Build) Predicate(o Options) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("provenance: %w", err)
 	}
-	return dt, nil
+	return b.hide(dt, "  ")
 }
 
 // Record returns the predicate as the metadata file has it, which is one of
@@ -135,7 +139,11 @@ func (b *Build) Record(o Options) ([]byte, error) {
 	if mode == Min {
 		old.BuildConfig, old.Metadata = nil, nil
 	}
-	return json.Marshal(old)
+	dt, err := json.Marshal(old)
+	if err != nil {
+		return nil, fmt.Errorf("provenance: %w", err)
+	}
+	return b.hide(dt, "")
 }
 
 func (b *Build) predicate(o Options) (*types.ProvenancePredicateSLSA1, error) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/mayfly-build/mayfly/engine/llb"
@@ -208,4 +209,29 @@ func marshal(t *testing.T, op *pb.Op) []byte {
 		t.Fatal(err)
 	}
 	return dt
+}
+
+// What is hidden is nowhere: neither in the arguments nor in a step's
+// environment.
+func TestHidden(t *testing.T) {
+	exec := marshal(t, &pb.Op{Op: &pb.Op_Exec{Exec: &pb.ExecOp{Meta: &pb.Meta{
+		Args: []string{"sh", "-c", "login --password=hunter2!"}, Env: []string{"API_TOKEN=hunter2!", "PIN=12", "N=1234"},
+	}}}})
+	ret := marshal(t, &pb.Op{Inputs: []*pb.Input{{Digest: digest.FromBytes(exec).String()}}})
+	b := gitBuild()
+	b.Definition = &pb.Definition{Def: [][]byte{exec, ret}}
+	b.Args["build-arg:API_TOKEN"], b.Args["build-arg:PIN"] = "hunter2!", "12"
+	b.Hidden = []string{"hunter2!", "12", ""}
+	for _, o := range []provenance.Options{{}, {Version: provenance.V02}} {
+		p, text := predicateOf(t, b, o)
+		if strings.Contains(text, "hunter2") || strings.Contains(text, "PIN=12") || !strings.Contains(text, "API_TOKEN=***") || !strings.Contains(text, "N=1234") {
+			t.Errorf("%s", text)
+		}
+		if o.Version == "" && p.BuildDefinition.ExternalParameters.Request.Args["build-arg:PIN"] != "***" {
+			t.Errorf("arguments %v", p.BuildDefinition.ExternalParameters.Request.Args)
+		}
+	}
+	if dt, err := b.Record(provenance.Options{Mode: provenance.Min}); err != nil || strings.Contains(string(dt), "hunter2") {
+		t.Errorf("%s, %v", dt, err)
+	}
 }
