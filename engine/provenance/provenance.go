@@ -148,16 +148,16 @@ func (b *Build) Record(o Options) ([]byte, error) {
 
 func (b *Build) predicate(o Options) (*types.ProvenancePredicateSLSA1, error) {
 	s := b.sources()
-	deps, err := s.dependencies()
-	if err != nil {
+	old := &types.ProvenancePredicateSLSA02{}
+	var err error
+	if old.Materials, err = s.materials(); err != nil {
 		return nil, err
 	}
-	p := &types.ProvenancePredicateSLSA1{}
+	p := old.ConvertToSLSA1()
 	def, meta := &p.BuildDefinition, &types.ProvenanceMetadataSLSA1{}
 	p.RunDetails.Metadata = meta
 	p.RunDetails.Builder.ID = o.BuilderID
 
-	def.BuildType, def.ResolvedDependencies = types.BuildKitBuildType1, deps
 	args := visibleArgs(b.Args)
 	def.ExternalParameters.ConfigSource = s.configSource(args)
 	req := &def.ExternalParameters.Request

@@ -10,7 +10,6 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	slsa "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/common"
-	slsa1 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v1"
 	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
 	"github.com/moby/buildkit/solver/llbsolver/provenance/types"
 	"github.com/moby/buildkit/solver/pb"
@@ -210,22 +209,22 @@ func forPlatform(images []Image, p ocispec.Platform, all []ocispec.Platform) (ou
 	return out
 }
 
-// dependencies returns the sources with their digests, as SLSA names them.
-func (s *sources) dependencies() (deps []slsa1.ResourceDescriptor, err error) {
+// materials returns the sources with their digests, as SLSA names them.
+func (s *sources) materials() (out []slsa.ProvenanceMaterial, err error) {
 	for _, img := range s.images {
 		uri, err := ImageURI(img.Ref, img.Platform)
 		if err != nil {
 			return nil, err
 		}
-		deps = append(deps, slsa1.ResourceDescriptor{URI: uri, Digest: digests(img.Digest)})
+		out = append(out, slsa.ProvenanceMaterial{URI: uri, Digest: digests(img.Digest)})
 	}
 	for _, g := range s.git {
-		deps = append(deps, slsa1.ResourceDescriptor{URI: g.url, Digest: commitDigest(g.pinned)})
+		out = append(out, slsa.ProvenanceMaterial{URI: g.url, Digest: commitDigest(g.pinned)})
 	}
 	for _, h := range s.http {
-		deps = append(deps, slsa1.ResourceDescriptor{URI: h.url, Digest: digests(digest.Digest(h.pinned))})
+		out = append(out, slsa.ProvenanceMaterial{URI: h.url, Digest: digests(digest.Digest(h.pinned))})
 	}
-	return deps, nil
+	return out, nil
 }
 
 func digests(d digest.Digest) slsa.DigestSet {
