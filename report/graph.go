@@ -204,7 +204,7 @@ func counts(steps []*stepBox) string {
 // sourceTitle is what a source reads.
 func sourceTitle(s *stepBox) string {
 	text := strings.TrimPrefix(s.Text, "FROM ")
-	if text == "load build context" {
+	if text == contextName {
 		return "build context"
 	}
 	name, _, _ := strings.Cut(text, "@sha256:")

@@ -154,7 +154,7 @@ func TestPage(t *testing.T) {
 	if s.State != ran || s.Kind != instruction || s.Spent != "800 ms" || s.Starts != "160 ms" || s.Stage != "build 3/3" || s.Text != "RUN make" || !s.Long {
 		t.Errorf("%+v", s)
 	}
-	if s.Why != "arg V 1→2; f changed (mode)" || !strings.Contains(s.Causes, "mode 0644→0755") {
+	if s.Why != "arg V 1→2; f changed (mode 0644→0755)" || !strings.Contains(s.Causes, "mode 0644→0755") {
 		t.Errorf("it ran since %q: %q", s.Why, s.Causes)
 	}
 	if len(s.Uses) != 1 || s.Uses[0].Name != copySrc || s.LogLines != 3 || s.Log[0].Text != "one\ntwo ***\nthree" || s.Log[0].Times != "40 40 140" {
@@ -279,6 +279,21 @@ func TestPageLogs(t *testing.T) {
 	}
 	if !strings.Contains(p.LogNote, "lines in their middle are left out") || len(written(t, p)) > 60_000 {
 		t.Errorf("%q", p.LogNote)
+	}
+}
+
+func TestKind(t *testing.T) {
+	for name, want := range map[string]stepKind{
+		"[internal] load build definition from Dockerfile": setup, "[linux/arm64 internal] load metadata for x": setup,
+		"[internal] load build context": source, "[linux/arm64 1/3] FROM x": source, "docker-image://x": source, "[context a] load from client": source,
+		"importing cache manifest from gha": cacheIn, "exporting cache mount x to gha": cacheOut, "exporting to image": export, "pushing image": export,
+	} {
+		if got := kindOf(&recorded{name: name}); got != want {
+			t.Errorf("%s is %s, not %s", name, got, want)
+		}
+	}
+	if got := kindOf(&recorded{name: "[2/3] RUN x", inputs: []digest.Digest{"sha256:a"}}); got != instruction {
+		t.Errorf("RUN is %s", got)
 	}
 }
 

@@ -1,7 +1,6 @@
 package report
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -161,10 +160,12 @@ func (r *Recorder) stepBox(s *recorded, b Build, told engine.Step) *stepBox {
 	}
 	box.Long = box.State == failed || box.took > b.Ended.Sub(r.cfg.Began)/longShare
 	box.Bars = r.bars(s, box.State, b.Ended)
-	why := cmp.Or(told.Why, s.why)
-	box.Why = r.text(steplog.Step{Name: s.name, Why: why}.Reason())
-	if told.Reason != nil && tellsMore(told.Reason) {
-		box.Causes = r.text(told.Reason.Brief(listedFiles).Full(""))
+	box.Why = r.text(steplog.Step{Name: s.name, Why: s.why}.Reason())
+	if told.Reason != nil {
+		box.Why = r.text(told.Reason.Told())
+		if tellsMore(told.Reason) {
+			box.Causes = r.text(told.Reason.Brief(listedFiles).Full(""))
+		}
 	}
 	for i, p := range s.listed {
 		if i == listedParts {
@@ -228,14 +229,15 @@ func (r *Recorder) stateOf(s *recorded, f *Failure) stepState {
 	return ran
 }
 
+// contextName is the name of the build context.
+const contextName = "load build context"
+
 // kinds are the beginnings of the names of what the engine does beside the
 // graph's vertices.
 var kinds = []struct {
 	prefix string
 	kind   stepKind
 }{
-	{"[internal] load build context", source},
-	{"[internal]", setup},
 	{"resolve ", setup},
 	{"importing cache ", cacheIn},
 	{"restoring cache mount ", cacheIn},
@@ -245,6 +247,12 @@ var kinds = []struct {
 }
 
 func kindOf(s *recorded) stepKind {
+	if stage, text := stageOf(s.name); stage == "internal" || strings.HasSuffix(stage, " internal") { // "linux/arm64 internal"
+		if text == contextName {
+			return source
+		}
+		return setup
+	}
 	for _, k := range kinds {
 		if strings.HasPrefix(s.name, k.prefix) {
 			return k.kind

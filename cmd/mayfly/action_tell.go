@@ -84,7 +84,9 @@ func (s *step) explained() []steplog.Step {
 	}
 	why := map[digest.Digest]string{}
 	for _, st := range s.result.Steps {
-		why[st.Digest] = st.Why
+		if st.Reason != nil {
+			why[st.Digest] = st.Reason.Told()
+		}
 	}
 	for i := range all {
 		if w := why[all[i].Digest]; w != "" {

@@ -123,6 +123,9 @@ func TestExplain(t *testing.T) {
 				}
 				return
 			}
+			if !strings.HasSuffix(r.Text, ": "+r.Told()) {
+				t.Errorf("%q is told as %q", r.Text, r.Told())
+			}
 			if r.Text != tt.text || r.Kind != tt.kind {
 				t.Errorf("%s %q\nwant %s %q", r.Kind, r.Text, tt.kind, tt.text)
 			}

@@ -20,6 +20,9 @@ func (r *Reason) line(step string) string {
 	return clean(cut(cut(step, maxTitle)+": "+tell(r.Causes), maxLine))
 }
 
+// Told returns the Reason in one line that does not name the step.
+func (r *Reason) Told() string { return clean(cut(tell(r.Causes), maxLine)) }
+
 // Full returns the Reason in lines that begin with indent: every cause, every
 // file that is listed, and below a step before what differs there.
 func (r *Reason) Full(indent string) string {

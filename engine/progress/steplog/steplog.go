@@ -84,7 +84,8 @@ func (s Step) Reason() string {
 
 // IsInstruction reports whether a step is one of a Dockerfile.
 func (s Step) IsInstruction() bool {
-	return strings.HasPrefix(s.Name, "[") && !strings.HasPrefix(s.Name, "[internal]")
+	stage, _, ok := strings.Cut(s.Name, "]")
+	return ok && strings.HasPrefix(stage, "[") && stage != "[internal" && !strings.HasSuffix(stage, " internal") // "[linux/arm64 internal]"
 }
 
 // A Watcher keeps what the progress of a build says. Its methods may be called

@@ -82,7 +82,9 @@ func TestReason(t *testing.T) {
 			t.Errorf("%q of %q is %q, not %q", tt.why, tt.name, got, tt.want)
 		}
 	}
-	if (Step{Name: "[internal] load x"}).IsInstruction() {
-		t.Error("[internal] is an instruction")
+	for _, name := range []string{"[internal] load x", "[linux/arm64 internal] load metadata for x", "pushing image"} {
+		if (Step{Name: name}).IsInstruction() {
+			t.Errorf("%s is an instruction", name)
+		}
 	}
 }
