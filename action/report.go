@@ -88,6 +88,9 @@ func (r *Report) counts(b *strings.Builder) {
 		steps = "1 step"
 	}
 	fmt.Fprintf(b, "**%s**: %d cached, %d ran", steps, cached, ran)
+	if r.Failed != "" {
+		b.WriteString(", 1 failed")
+	}
 	if res := r.Result; res != nil {
 		var in, out int64
 		for _, c := range res.Caches {
