@@ -128,11 +128,11 @@ func (b *build) attested(ctx context.Context, p *product, o Output) ([][]attesta
 		if !b.req.Provenance.carries(o) {
 			continue
 		}
-		facts, err := b.facts(ctx, p, t, b.req.Provenance.Mode)
-		if err != nil {
-			return nil, err
+		predicate, err := b.predicate(ctx, p, t)
+		if err != nil && b.req.Provenance.Implied && ctx.Err() == nil {
+			b.warn(fmt.Errorf("the image for %s is made without provenance: %w", t.platform.ID, err))
+			continue
 		}
-		predicate, err := facts.Predicate(b.req.Provenance.Options)
 		if err != nil {
 			return nil, err
 		}
@@ -142,6 +142,15 @@ func (b *build) attested(ctx context.Context, p *product, o Output) ([][]attesta
 		})
 	}
 	return out, nil
+}
+
+// predicate returns the provenance of a target.
+func (b *build) predicate(ctx context.Context, p *product, t *target) (json.RawMessage, error) {
+	facts, err := b.facts(ctx, p, t, b.req.Provenance.Mode)
+	if err != nil {
+		return nil, err
+	}
+	return facts.Predicate(b.req.Provenance.Options)
 }
 
 // statements returns the attestations as statements about what is exported.
