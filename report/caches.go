@@ -32,10 +32,10 @@ func (r *Recorder) caches(b Build) (out []cacheRow) {
 			continue
 		}
 		row := cacheRow{Name: r.text(name), Way: way(export), Outcome: "done", Reason: r.text(s.err)}
-		switch r.stateOf(s, b.Failure) {
-		case failed:
+		switch state := r.stateOf(s, b.Failure); {
+		case s.err != "":
 			row.Outcome = "failed"
-		case stopped, notRun:
+		case state == stopped, state == notRun:
 			row.Outcome = "stopped"
 		}
 		if n := len(s.runs); n > 0 && !s.runs[n-1].to.IsZero() {

@@ -82,7 +82,7 @@ func built(redact func(string) string) story {
 	s.step(compile, 160, 960, nil, copySrc)
 	s.log(compile, "why: RUN make: arg V 1→2\n", 170)
 	s.log(compile, "one\ntwo s3cret\n", 200)
-	s.log(compile, "three", 300)
+	s.log(compile, "three </pre><script>alert(1)</script>", 300)
 	s.step(final, 960, 970, nil, base, compile)
 	s.step("warnings", 100, 100, nil)
 	s.step("pushing image", 970, 1000, nil)
@@ -157,7 +157,7 @@ func TestPage(t *testing.T) {
 	if s.Why != "arg V 1→2; f changed (mode 0644→0755)" || !strings.Contains(s.Causes, "mode 0644→0755") {
 		t.Errorf("it ran since %q: %q", s.Why, s.Causes)
 	}
-	if len(s.Uses) != 1 || s.Uses[0].Name != copySrc || s.LogLines != 3 || s.Log[0].Text != "one\ntwo ***\nthree" || s.Log[0].Times != "40 40 140" {
+	if len(s.Uses) != 1 || s.Uses[0].Name != copySrc || s.LogLines != 3 || s.Log[0].Text != "one\ntwo ***\nthree </pre><script>alert(1)</script>" || s.Log[0].Times != "40 40 140" {
 		t.Errorf("it uses %v and says %+v", s.Uses, s.Log)
 	}
 	if b := s.Bars; len(b) != 1 || b[0] != (bar{"16.00%", "80.00%", "run"}) {
@@ -194,6 +194,9 @@ func TestPage(t *testing.T) {
 	html := written(t, p)
 	if strings.Contains(html, "s3cret") || strings.Count(html, "***") < 4 {
 		t.Error("the page has the secret, or does not say where it was")
+	}
+	if strings.Count(html, "<script") != 1 || strings.Count(html, "<style") != 1 {
+		t.Error("what a step printed is a part of the page")
 	}
 	for _, elsewhere := range []string{`src="`, `url(`, "@import", ` style="`, "javascript:", "ZgotmplZ"} {
 		if strings.Contains(html, elsewhere) {
@@ -246,6 +249,18 @@ func TestPageFailed(t *testing.T) {
 	}
 	if html := written(t, p); strings.Contains(html, "s3cret") || !strings.Contains(html, "Error at Dockerfile:3") {
 		t.Error("the page has the secret, or not the error")
+	}
+}
+
+// TestPageStopped: what was going on when somebody stopped the build.
+func TestPageStopped(t *testing.T) {
+	s := newStory(same)
+	s.step(copySrc, 0, 40, nil)
+	s.step(compile, 40, 500, errors.New("process make did not complete: terminated"), copySrc)
+	s.step(final, 45, 0, nil, base)
+	p := s.Page(Build{Ended: at(600), Failure: &Failure{Text: "build stopped: terminated", Stopped: true}})
+	if p.State != "stopped" || p.named(t, copySrc).State != ran || p.named(t, compile).State != stopped || p.named(t, final).State != stopped || p.named(t, final).Spent != "555 ms" {
+		t.Errorf("%s: %+v", p.State, p.Steps)
 	}
 }
 

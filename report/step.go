@@ -215,7 +215,7 @@ func (r *Recorder) stateOf(s *recorded, f *Failure) stepState {
 		return failed
 	case first != nil && s.err != "" && s.ended().After(first.ended()): // its failure ended the others
 		return stopped
-	case strings.HasSuffix(s.err, "context canceled"):
+	case strings.HasSuffix(s.err, "context canceled"), f != nil && f.Stopped && s.err != "":
 		return stopped
 	case s.err != "":
 		return failed
