@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -21,6 +22,61 @@ for core in "$BUILDKIT_SCAN_SOURCE" "$BUILDKIT_SCAN_SOURCE_EXTRAS"/*; do
 	} > "$BUILDKIT_SCAN_DESTINATION/$name.json"
 done
 `
+
+// spdxScanner lists what a step made and what the context has, as SPDX.
+const spdxScanner = `#!/bin/sh
+cat > "$BUILDKIT_SCAN_DESTINATION/$(basename "$BUILDKIT_SCAN_SOURCE").spdx.json" <<'EOF'
+{"_type":"https://in-toto.io/Statement/v0.1","predicateType":"https://spdx.dev/Document","predicate":{
+"spdxVersion":"SPDX-2.3","dataLicense":"CC0-1.0","SPDXID":"SPDXRef-DOCUMENT","name":"x","documentNamespace":"https://example.test/x",
+"creationInfo":{"creators":["Tool: scanner"],"created":"2026-01-01T00:00:00Z"},
+"files":[
+{"fileName":"/name","SPDXID":"SPDXRef-1","checksums":[{"algorithm":"SHA1","checksumValue":"aa"}],"copyrightText":""},
+{"fileName":"./hello","SPDXID":"SPDXRef-2","checksums":[{"algorithm":"SHA1","checksumValue":"aa"}],"copyrightText":""},
+{"fileName":"bin/busybox","SPDXID":"SPDXRef-3","checksums":[{"algorithm":"SHA1","checksumValue":"aa"}],"copyrightText":""},
+{"fileName":"/nowhere","SPDXID":"SPDXRef-4","checksums":[{"algorithm":"SHA1","checksumValue":"aa"}],"copyrightText":""},
+{"fileName":"/tool","SPDXID":"SPDXRef-5","comment":"mine","checksums":[{"algorithm":"SHA1","checksumValue":"aa"}],"copyrightText":""}
+]}}
+EOF
+`
+
+// layers: a document of SPDX says of each file which layer it is in.
+func (c *attestCase) layers(t *testing.T, generator string) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"scan": spdxScanner, "Dockerfile": "FROM " + generator + "\nCOPY --chmod=755 scan /scan\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := mayfly(t.Context(), t, c.root, nil, "-t", generator+"-spdx", "--push", dir); err != nil {
+		t.Fatal(err)
+	}
+	const output = "type=image,push=true,rewrite-timestamp=true,compression=uncompressed,force-compression=true,name="
+	theirs, ours := c.reg+"/buildkit/spdx:1", c.reg+"/mayfly/spdx:1"
+	in := c.in
+	in.Opts = append([]string{"attest:sbom=generator=" + generator + "-spdx"}, c.in.Opts...)
+	in.Outputs = []string{output + theirs}
+	if _, err := c.bk.Build(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := mayfly(t.Context(), t, c.root, nil, append(append([]string{"--sbom", "generator=" + generator + "-spdx", "-o", output + ours}, c.args...), c.dir)...); err != nil {
+		t.Fatal(err)
+	}
+	comments := func(image string) (out []string) {
+		_, lines := attestationsOf(t, image, indexOf(t, image).manifest.Manifests[1].Digest)
+		for _, l := range lines {
+			if strings.Contains(l, `"comment"`) {
+				out = append(out, strings.TrimSpace(l))
+			}
+		}
+		return out
+	}
+	want, got := comments(theirs), comments(ours)
+	if len(got) != 4 || !slices.Equal(want, got) {
+		t.Errorf("comments %q, BuildKit's are %q", got, want)
+	}
+}
 
 // TestSBOM: the statements of a scanner are beside the image, as BuildKit has
 // them, and the scan is cached.
@@ -86,6 +142,7 @@ func TestSBOM(t *testing.T) {
 			t.Errorf("files differ:\n%s", linesDiff(want, got))
 		}
 	})
+	t.Run("layers", func(t *testing.T) { c.layers(t, generator) })
 	t.Run("failing", func(t *testing.T) {
 		_, err := mayfly(t.Context(), t, c.root, nil, append(append([]string{"--sbom", "generator=" + c.reg + "/none", "-t", c.reg + "/x"}, c.args...), c.dir)...)
 		if err == nil || !strings.Contains(err.Error(), c.reg+"/none") {

@@ -45,6 +45,7 @@ type attestation struct {
 	subjects      []image.Subject // nil means what is exported
 	file          string          // its name among files
 	inlineOnly    bool
+	ofImage       bool // an SBOM of the image itself, not of what it was built of
 }
 
 // carries reports whether provenance goes with the output.

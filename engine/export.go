@@ -100,7 +100,7 @@ func (b *build) outputAs(ctx context.Context, p *product, states []*layer.State,
 	if err != nil {
 		return err
 	}
-	s, err := assemble(p, images, attested, o)
+	s, err := assemble(ctx, p, images, attested, o)
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,9 @@ func (b *build) statedByFrontend(ctx context.Context, t *target) (out []attestat
 			return nil, fmt.Errorf("attestation for %s: %w", t.platform.ID, err)
 		}
 		core := string(a.Metadata[result.AttestationSBOMCore])
+		for i := range list {
+			list[i].ofImage = rank(list[i], core) == 0
+		}
 		slices.SortStableFunc(list, func(a, b attestation) int { return cmp.Compare(rank(a, core), rank(b, core)) })
 		out = append(out, list...)
 	}

@@ -33,7 +33,7 @@ type shipment struct {
 
 // assemble makes one root of the images: the manifest of a single one, an index
 // of several, or of one that has attestations, which are in the order of images.
-func assemble(p *product, images []*targetImage, attested [][]attestation, o Output) (*shipment, error) {
+func assemble(ctx context.Context, p *product, images []*targetImage, attested [][]attestation, o Output) (*shipment, error) {
 	s := &shipment{images: images, created: time.Now().UTC()}
 	if epoch := images[0].epoch; epoch != nil {
 		s.created = epoch.UTC()
@@ -58,7 +58,7 @@ func assemble(p *product, images []*targetImage, attested [][]attestation, o Out
 		if len(attested[i]) == 0 {
 			continue
 		}
-		a, err := attest(img, attested[i], o)
+		a, err := attest(ctx, img, attested[i], o)
 		if err != nil {
 			return nil, err
 		}
@@ -78,7 +78,16 @@ func assemble(p *product, images []*targetImage, attested [][]attestation, o Out
 }
 
 // attest makes the statements about one image.
-func attest(img *targetImage, list []attestation, o Output) (*image.Attestations, error) {
+func attest(ctx context.Context, img *targetImage, list []attestation, o Output) (*image.Attestations, error) {
+	list = slices.Clone(list)
+	for i, a := range list {
+		if a.ofImage && a.predicateType == spdxDocument {
+			var err error
+			if list[i].predicate, err = withLayers(ctx, a.predicate, img); err != nil {
+				return nil, err
+			}
+		}
+	}
 	about, err := subjects(o.Names, img.target.platform.Platform, img.ManifestDesc.Digest)
 	if err != nil {
 		return nil, err
