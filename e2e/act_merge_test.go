@@ -40,9 +40,13 @@ COPY --from=build /out /arch
 			t.Fatal(err)
 		}
 		var platforms []string
+		attested := 0
 		for _, m := range manifest.Manifests {
 			if m.Platform == nil || m.Platform.OS != "linux" {
-				continue // an attestation
+				if m.Annotations["vnd.docker.reference.type"] == "attestation-manifest" {
+					attested++
+				}
+				continue
 			}
 			platforms = append(platforms, m.Platform.String())
 			img, err := index.Image(m.Digest)
@@ -55,6 +59,9 @@ COPY --from=build /out /arch
 		}
 		if slices.Sort(platforms); !slices.Equal(platforms, []string{"linux/amd64", "linux/arm64"}) {
 			t.Errorf("%s is for %v", tag, platforms)
+		}
+		if attested != 2 { // as docker's action does when nothing is said
+			t.Errorf("%s has %d attestations", tag, attested)
 		}
 	}
 	parsed, err := name.NewRepository(repo)
