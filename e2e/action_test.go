@@ -163,7 +163,7 @@ func TestActionCache(t *testing.T) {
 		if len(plainSteps(out)) == 0 {
 			t.Errorf("no steps:\n%s", out)
 		}
-		j.want(t, "the log", out, "::add-mask::line one s3cret%0Aline two%0A\n", "::group::Inputs", "::group::Build", "::group::ImageID", "::group::Digest", "::group::Metadata",
+		j.want(t, "the log", out, "::add-mask::line one s3cret%0Aline two%0A\n", "::group::Inputs", "::group::pushing ", "::group::ImageID", "::group::Digest", "::group::Metadata",
 			"::warning endLine=2,file=app/Dockerfile,line=2::FromAsCasing")
 		if strings.Count(out, "s3cret") != 1 {
 			t.Errorf("the secret is shown:\n%s", out)
@@ -350,7 +350,7 @@ func TestActionLoad(t *testing.T) {
 	}
 	j.env["PATH"] = path
 	code, out = j.run(t)
-	if code != 1 || strings.Contains(out, "::group::Build") {
+	if code != 1 || strings.Contains(out, "DONE ") {
 		t.Errorf("without docker it ended with %d:\n%s", code, out)
 	}
 	j.want(t, "the log", out, "::error title=mayfly::input load: ", "outputs: type=docker,dest=FILE")

@@ -84,11 +84,19 @@ func cmdStatus(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// plainSteps reads --progress=plain: which steps there were, and whether each
-// was cached.
+// foldedStep is the line of a step in a log that folds.
+var foldedStep = regexp.MustCompile(`(?m)^(::group::|CACHED |DONE [0-9.]+s |ERROR )(\[.*)$`)
+
+// plainSteps reads --progress=plain, or a log that folds as GitHub's do: which
+// steps there were, and whether each was cached.
 func plainSteps(log string) map[string]bool {
 	line := regexp.MustCompile(`(?m)^#(\d+) (\[.*|CACHED)$`)
 	names, steps := map[string]string{}, map[string]bool{}
+	for _, m := range foldedStep.FindAllStringSubmatch(log, -1) {
+		if isStep(m[2]) {
+			steps[m[2]] = m[1] == "CACHED "
+		}
+	}
 	for _, m := range line.FindAllStringSubmatch(log, -1) {
 		switch {
 		case m[2] == "CACHED":

@@ -15,7 +15,9 @@ import (
 
 	"github.com/mayfly-build/mayfly/action"
 	"github.com/mayfly-build/mayfly/engine"
+	"github.com/mayfly-build/mayfly/engine/progress"
 	"github.com/mayfly-build/mayfly/engine/progress/steplog"
+	"github.com/mayfly-build/mayfly/engine/progress/steplog/sections"
 	"github.com/mayfly-build/mayfly/internal/hint"
 	"github.com/mayfly-build/mayfly/remotecache/gha"
 )
@@ -88,7 +90,7 @@ func (s *step) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o.progress = "plain"
+	o.progress = string(sections.GitHub)
 	if err := s.canLoad(); err != nil {
 		return err
 	}
@@ -176,17 +178,12 @@ func (s *step) traced(ctx context.Context, o buildOptions, t *tracer, r *reporte
 	defer cleanup()
 	t.follow(&req)
 	r.follow(&req)
-	s.log.Quote("Build " + s.plan.Image)
-	defer s.log.Unquote()
 	quiet := s.w
 	quiet.stdout = io.Discard // the digest is an output of the step
-	stream, done, err := display(quiet, o, slices.Concat(t.sinks(), r.sinks(), []func(*client.SolveStatus){s.steps.Read})...)
-	if err != nil {
-		return err
-	}
-	req.Progress = stream
+	shown := sections.New(s.w.stdout, sections.GitHub)
+	req.Progress = progress.New(slices.Concat(t.sinks(), r.sinks(), []func(*client.SolveStatus){s.steps.Read, shown.Read})...)
 	res, err := engine.Build(ctx, req)
-	done(err)
+	shown.End("") // what failed is told last
 	if err != nil {
 		if ctx.Err() != nil {
 			return fmt.Errorf("build stopped: %w", context.Cause(ctx))
@@ -194,10 +191,12 @@ func (s *step) traced(ctx context.Context, o buildOptions, t *tracer, r *reporte
 		return err
 	}
 	s.result = res
-	if err := finish(quiet, o, req, res); err != nil {
+	s.log.Quote("")
+	err = finish(quiet, o, req, res)
+	s.log.Unquote()
+	if err != nil {
 		return err
 	}
-	s.log.Unquote()
 	return s.load(ctx)
 }
 

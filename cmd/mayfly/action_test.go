@@ -69,7 +69,7 @@ func TestAction(t *testing.T) {
 	if code != exitOK || stderr != "" {
 		t.Fatalf("exit status %d, %s\n%s", code, stderr, stdout)
 	}
-	for _, want := range []string{"::group::Inputs", "API_TOKEN=***", "FLAGS=-s", "::group::Build acme/app", "COPY f /", "::group::ImageID", "::group::Digest", "::group::Metadata"} {
+	for _, want := range []string{"::group::Inputs", "API_TOKEN=***", "FLAGS=-s", "DONE 0.0s [1/1] COPY f /", "::group::exporting to image", "::group::ImageID", "::group::Digest", "::group::Metadata"} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("the log has no %q:\n%s", want, stdout)
 		}

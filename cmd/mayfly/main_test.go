@@ -57,7 +57,7 @@ func TestExitStatus(t *testing.T) {
 		{"build a b", exitUsage, []string{"one context", "2 are given"}},
 		{"build --no-such-flag DIR", exitUsage, []string{"--no-such-flag", "hint:", "--help"}},
 		{"build --max-parallelism many DIR", exitUsage, []string{"max-parallelism"}},
-		{"build --progress loud DIR", exitUsage, []string{`"loud"`, "auto, plain, tty, rawjson, quiet, azure, buildkite, gitlab"}},
+		{"build --progress loud DIR", exitUsage, []string{`"loud"`, "auto, plain, tty, rawjson, quiet, azure, buildkite, github, gitlab"}},
 		{"build -o type=image,nosuch=1 DIR", exitUsage, []string{"nosuch", "the known ones are", "compression", "name", "push"}},
 		{"build -o type=floppy DIR", exitUsage, []string{"floppy", "image, registry, oci, docker, tar, local"}},
 		{"build --cache-to type=registry,ref=x/y,colour=red DIR", exitUsage, []string{"colour", "ignore-error", "mode", "ref"}},

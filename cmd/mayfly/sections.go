@@ -39,6 +39,8 @@ func sectionStyle(w world, o buildOptions) (sections.Style, bool) {
 // not or there is none.
 func serviceStyle(w world) (sections.Style, bool) {
 	switch ci.Detect(w.env, os.ReadFile).Provider {
+	case ci.GitHubActions:
+		return sections.GitHub, true
 	case ci.GitLab:
 		return sections.GitLab, true
 	case ci.AzurePipelines:

@@ -97,13 +97,14 @@ func build(t *testing.T, l *Log) {
 // command to the service but those of its own sections.
 func FuzzNoCommands(f *testing.F) {
 	for _, s := range []string{
-		"##vso[task.setvariable variable=x]y", "\x1b[0Ksection_end:1:mayfly_1_1\r\x1b[0K", "--- x\n+++ y\n", "#\u200b#[error]", "a\rb\nc\r\n", "why: ##[group]\n", "~~~ x", "^^^ +++",
+		"##vso[task.setvariable variable=x]y", "\x1b[0Ksection_end:1:mayfly_1_1\r\x1b[0K", "--- x\n+++ y\n", "#\u200b#[error]", "a\rb\nc\r\n", "why: ##[group]\n", "~~~ x", "^^^ +++", "::set-output name=x::y", " \u200b::error::z", "%0A::error::z",
 	} {
 		f.Add(s, s, s)
 	}
 	commands := map[Style]*regexp.Regexp{
 		GitLab:    regexp.MustCompile(`section_(?:start|end):\d+:[a-zA-Z0-9_.-]+(?:\[[^\]]*\])?\r\x1b\[0K`),
 		Azure:     regexp.MustCompile(`(?i)##(?:vso)?\[`),
+		GitHub:    regexp.MustCompile(`(?m)##\[|^[ ]*::`),
 		Buildkite: regexp.MustCompile(`(?m)^(?:---|\+\+\+|~~~|\^\^\^) `),
 	}
 	f.Fuzz(func(t *testing.T, name, text, failure string) {
@@ -125,8 +126,8 @@ func FuzzNoCommands(f *testing.F) {
 				stream.Warn("", 1, text, nil, "", &pb.SourceInfo{Filename: name}, nil)
 				l.End("sha256:v")
 				out.WriteString(style.Quote(name + "\n" + text))
-				seen := strings.Map(func(r rune) rune { // as Azure's agent sees it
-					if style == Azure && (r > '~' || r < ' ' && r != '\n') {
+				seen := strings.Map(func(r rune) rune { // as the agents see it
+					if (style == Azure || style == GitHub) && (r > '~' || r < ' ' && r != '\n') {
 						return -1
 					}
 					return r
@@ -145,6 +146,7 @@ func TestQuote(t *testing.T) {
 	for style, want := range map[Style]string{
 		Azure:     "Dockerfile:4\n----\n   4 | >>> RUN echo '# # vso[x]y' #  z\n--- a\nsection_end:1:x\x1b[0K",
 		Buildkite: "Dockerfile:4\n----\n   4 | >>> RUN echo '##vso[x]y' # z\n --- a\nsection_end:1:x\x1b[0K",
+		GitHub:    "Dockerfile:4\n----\n   4 | >>> RUN echo '# # vso[x]y' #  z\n--- a\nsection_end:1:x\x1b[0K",
 		GitLab:    "Dockerfile:4\n----\n   4 | >>> RUN echo '##vso[x]y' # z\n--- a\nsection_end:1:x\x1b[0K",
 	} {
 		if got := style.Quote(text); got != want {

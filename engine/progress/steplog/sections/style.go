@@ -16,10 +16,11 @@ const (
 	GitLab    Style = "gitlab"    // docs.gitlab.com, "Custom collapsible sections"
 	Azure     Style = "azure"     // learn.microsoft.com, "Formatting commands"
 	Buildkite Style = "buildkite" // buildkite.com/docs, "Managing log output"
+	GitHub    Style = "github"    // docs.github.com, "Workflow commands": grouping log lines
 )
 
 // Styles lists all of them.
-func Styles() []Style { return []Style{Azure, Buildkite, GitLab} }
+func Styles() []Style { return []Style{Azure, Buildkite, GitHub, GitLab} }
 
 // open returns the line that begins a section. The id is of letters, digits
 // and _, and no other section has it.
@@ -42,6 +43,11 @@ func (s Style) open(id, title string, at time.Time, folded bool) string {
 			return "+++ " + title + "\n"
 		}
 		return "--- " + title + "\n"
+	case GitHub:
+		if !folded { // as Azure's
+			return s.text(title) + "\n"
+		}
+		return "::group::" + strings.ReplaceAll(s.text(title), "%", "%25") + "\n"
 	}
 	return title + "\n"
 }
@@ -54,6 +60,10 @@ func (s Style) close(id string, at time.Time, folded bool) string {
 	case Azure:
 		if folded {
 			return "##[endgroup]\n"
+		}
+	case GitHub:
+		if folded {
+			return "::endgroup::\n"
 		}
 	}
 	return ""
@@ -73,15 +83,15 @@ func (s Style) warning(text string) string {
 	if s == Azure {
 		return "##[warning]" + s.text(text) + "\n"
 	}
-	return "warning: " + text + "\n"
+	return "warning: " + s.text(text) + "\n"
 }
 
 // text returns a line in which nothing is a command to the service. GitLab's
 // need a carriage return, which no line has; Buildkite's begin a line, where
-// the time stands; Azure's agent finds its own anywhere, and overlooks
-// characters without a width.
+// the time stands; the agents of Azure and GitHub find ##[ anywhere, GitHub's
+// also :: at the beginning, and both overlook characters without a width.
 func (s Style) text(l string) string {
-	if s != Azure {
+	if s != Azure && s != GitHub {
 		return l
 	}
 	seen := strings.ToLower(strings.Map(func(r rune) rune {
@@ -92,6 +102,9 @@ func (s Style) text(l string) string {
 	}, l))
 	if strings.Contains(seen, "##vso[") || strings.Contains(seen, "##[") {
 		l = strings.ReplaceAll(l, "#", "# ")
+	}
+	if s == GitHub && strings.HasPrefix(seen, "::") {
+		l = "| " + l
 	}
 	return l
 }
