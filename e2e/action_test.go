@@ -258,7 +258,7 @@ func TestActionFails(t *testing.T) {
 		t.Errorf("it ended with %d", code)
 	}
 	j.want(t, "the log", out, "::warning::input secret-envs: the environment variable NOT_SET is not set")
-	_, end, _ := strings.Cut(out, "::endgroup::\n::group::Metadata")
+	_, end, _ := strings.Cut(out, "\n::group::Metadata")
 	_, end, _ = strings.Cut(end, "::endgroup::\n")
 	end = regexp.MustCompile(`[0-9a-f]{32}`).ReplaceAllString(end, "TOKEN")
 	j.want(t, "the end of the log", end,
