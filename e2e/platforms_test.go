@@ -121,6 +121,18 @@ func TestPlatforms(t *testing.T) {
 		}
 	})
 	t.Run("cache", func(t *testing.T) { c.cached(t) })
+	t.Run("one", func(t *testing.T) { // of another platform or of this one: a plain manifest
+		for _, p := range []string{"linux/arm64", "linux/amd64"} {
+			one := *c
+			one.opts = append(slices.Clone(c.opts[:len(c.opts)-1]), "platform="+p)
+			one.args = append(slices.Clone(c.args[:len(c.args)-4]), "--platform", p)
+			theirs, ours := c.reg+"/buildkit/one:1", c.reg+"/mayfly/one:1"
+			one.both(t, "type=image,push=true,name=NAME,rewrite-timestamp=true,compression=uncompressed,force-compression=true", theirs, ours)
+			if want, got := indexOf(t, theirs), indexOf(t, ours); !bytes.Equal(want.raw, got.raw) || len(got.manifest.Manifests) > 0 {
+				t.Errorf("%s: the manifest is\n%s\nBuildKit's is\n%s", p, got.raw, want.raw)
+			}
+		}
+	})
 }
 
 // cached imports what both platforms' steps left, in a fresh state dir.
