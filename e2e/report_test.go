@@ -59,7 +59,7 @@ func hugeDockerfile(base string) string {
 				fmt.Fprintf(&b, "RUN echo \"part %d, test %d: ok\" && cp -r /in%d /out%d\n", stage, n, stage, n)
 				continue
 			}
-			fmt.Fprintf(&b, "WORKDIR /work/%d/%d\n", stage, n)
+			fmt.Fprintf(&b, "WORKDIR /srv/%d/%d\n", stage, n)
 		}
 	}
 	fmt.Fprintf(&b, "FROM %s\n", base)

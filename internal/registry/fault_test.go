@@ -414,6 +414,9 @@ func TestSourceFails(t *testing.T) {
 		})
 		desc, _ := blobOf(randomBytes(100))
 		err := quick().PutBlob(t.Context(), host+"/a:v1", desc, open, "")
+		if _, ok := errors.AsType[*registry.SourceError](err); !ok {
+			t.Errorf("%s: whose error is %v?", name, err)
+		}
 		if !errors.Is(err, gone) || strings.Contains(err.Error(), "session") || puts.Load() != 1 {
 			t.Errorf("%s: after %d uploads: %v", name, puts.Load(), err)
 		}

@@ -21,6 +21,7 @@ import (
 // repository to link the blob from ("" for none); one on another host, or one
 // the registry does not link from, plays no part. The registry checks the
 // digest.
+// The error matches *SourceError when it is that of open or of its reader.
 func (c *Client) PutBlob(ctx context.Context, ref string, desc ocispec.Descriptor, open func() (io.ReadCloser, error), mountFrom string) error {
 	r, err := ParseRef(ref)
 	if err != nil {
@@ -136,9 +137,8 @@ func (c *Client) upload(ctx context.Context, h *host, r Ref, desc ocispec.Descri
 		ok:     []int{http.StatusCreated, http.StatusNoContent, http.StatusAccepted},
 	})
 	if err != nil {
-		// What another registry said of the blob is no answer of this one.
 		if why := src.err.Load(); why != nil {
-			return *why
+			return &SourceError{*why}
 		}
 		// The session may be gone because the registry restarted.
 		if errors.Is(err, ErrNotFound) {
@@ -149,6 +149,13 @@ func (c *Client) upload(ctx context.Context, h *host, r Ref, desc ocispec.Descri
 	drop(resp)
 	return nil
 }
+
+// A SourceError is that of where a blob comes from, which may be a registry too:
+// what it says is no answer of the one that the blob goes to.
+type SourceError struct{ Err error }
+
+func (e *SourceError) Error() string { return e.Err.Error() }
+func (e *SourceError) Unwrap() error { return e.Err }
 
 // A source is where a blob comes from that is sent. It keeps the error of its
 // own that an upload ended with.

@@ -18,7 +18,6 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -165,36 +164,21 @@ const sourceAnnotation = "containerd.io/distribution.source."
 // Put implements remotecache.Backend. A blob that another repository of the
 // registry is known to hold is linked from there.
 func (b *Backend) Put(ctx context.Context, blob ocispec.Descriptor, src io.ReaderAt) error {
-	data := &source{from: src}
 	open := func() (io.ReadCloser, error) {
-		if err := remotecache.CheckSource(blob, data); err != nil {
+		if err := remotecache.CheckSource(blob, src); err != nil {
 			return nil, err
 		}
-		return io.NopCloser(io.NewSectionReader(data, 0, blob.Size)), nil
+		return io.NopCloser(io.NewSectionReader(src, 0, blob.Size)), nil
 	}
 	from, _, _ := strings.Cut(blob.Annotations[sourceAnnotation+b.repo.Host], ",")
 	if from != "" {
 		from = b.repo.Host + "/" + from
 	}
 	err := b.cfg.Client.PutBlob(ctx, b.repo.Name(), blob, open, from)
-	if err != nil && data.err.Load() != nil {
+	if _, ok := errors.AsType[*client.SourceError](err); ok {
 		return remotecache.Tried(err) // what its registry said is no answer of ours
 	}
 	return failWriting(err)
-}
-
-// A source is where a blob comes from. It keeps the error that it ended with.
-type source struct {
-	from io.ReaderAt
-	err  atomic.Pointer[error]
-}
-
-func (s *source) ReadAt(p []byte, off int64) (int, error) {
-	n, err := s.from.ReadAt(p, off)
-	if err != nil && err != io.EOF {
-		s.err.Store(&err)
-	}
-	return n, err
 }
 
 // LoadIndex implements remotecache.Backend in two round trips: the manifest,
